@@ -1,1 +1,4 @@
 //! placeholder
+
+pub mod lsn;
+pub mod version;
