@@ -1,1 +1,20 @@
-//! placeholder
+//! Real PostgreSQL servers for tests: made, filled, compared, killed and cleaned up.
+//!
+//! A test that needs a server says `Server::running(15, &Options::default())` and gets one with its own data
+//! directory, socket and port. It goes away with the value, also when the test panics. Where the servers come from is
+//! `cargo xtask setup`'s business; which majors a run covers is [`majors`].
+//!
+//! This crate is never shipped and depends on nothing, so that any other crate may use it in its tests. Its functions
+//! panic instead of returning errors: a harness that cannot do its work fails the test, it is never skipped.
+
+mod data;
+mod place;
+mod programs;
+mod server;
+mod user;
+mod workdir;
+
+pub use data::{Digest, digests, fill_small};
+pub use programs::majors;
+pub use server::{Options, Server};
+pub use workdir::Workdir;
