@@ -1,4 +1,5 @@
 //! placeholder
 
+pub mod conninfo;
 pub mod lsn;
 pub mod version;
