@@ -10,7 +10,7 @@
 mod buffer;
 mod clock;
 mod files;
-mod ids;
+pub mod ids;
 mod random;
 mod real;
 mod tasks;

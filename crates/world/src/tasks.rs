@@ -34,10 +34,7 @@ impl<T> Future for Task<T> {
     }
 }
 
-pub(crate) fn spawn<T: Send + 'static>(
-    tasks: &dyn Tasks,
-    future: impl Future<Output = T> + Send + 'static,
-) -> Task<T> {
+pub(crate) fn spawn<T: Send + 'static>(tasks: &dyn Tasks, future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     let (done, result) = oneshot::channel();
     tasks.spawn(Box::pin(async move {
         // The caller may have lost interest; that is not an error.
