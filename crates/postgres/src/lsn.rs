@@ -230,7 +230,9 @@ mod tests {
 
     #[test]
     fn a_position_prints_and_parses_as_postgresql_writes_it() {
-        for (text, value) in [("0/0", 0), ("16/B374D848", 0x16_B374_D848), ("FFFFFFFF/FFFFFFFF", u64::MAX), ("0/0000001A", 26)] {
+        for (text, value) in
+            [("0/0", 0), ("16/B374D848", 0x16_B374_D848), ("FFFFFFFF/FFFFFFFF", u64::MAX), ("0/0000001A", 26)]
+        {
             assert_eq!(text.parse(), Ok(Lsn(value)), "{text}");
         }
         assert_eq!(Lsn(0x16_B374_D848).to_string(), "16/B374D848");
@@ -239,7 +241,9 @@ mod tests {
 
     #[test]
     fn what_pg_lsn_refuses_is_refused() {
-        for text in ["", "/", "0/", "/0", "16B374D848", "0/0/0", "+1/0", "0/-1", " 0/0", "0/0 ", "0x1/0", "123456789/0", "G/0"] {
+        for text in
+            ["", "/", "0/", "/0", "16B374D848", "0/0/0", "+1/0", "0/-1", " 0/0", "0/0 ", "0x1/0", "123456789/0", "G/0"]
+        {
             assert_eq!(text.parse::<Lsn>(), Err(LsnParseError(text.to_owned())), "{text:?}");
         }
     }
