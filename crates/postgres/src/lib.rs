@@ -3,3 +3,8 @@
 pub mod conninfo;
 pub mod lsn;
 pub mod version;
+pub mod control;
+pub mod names;
+pub mod page;
+pub mod history;
+pub mod label;
