@@ -56,6 +56,12 @@ max_wal_senders = 10
 max_replication_slots = 10
 ";
 
+/// The longest path of a Unix socket on Linux, see unix(7), without the zero byte.
+const SOCKET_PATH_BYTES: usize = 107;
+
+/// `/.s.PGSQL.65535.lock`: PostgreSQL puts a lock file beside the socket.
+const SOCKET_NAME_BYTES: usize = 20;
+
 const HBA: &str = "\
 local all         all              trust
 host  all         all 127.0.0.1/32 trust
@@ -80,6 +86,8 @@ pub struct Server {
     data: PathBuf,
     port: u16,
     process: Option<Process>,
+    /// Where the socket is when the work directory's path is too long for one.
+    short: Option<Workdir>,
     // Last, so that the directory goes after the server in it has been stopped by `Drop`.
     work: Workdir,
 }
@@ -92,7 +100,7 @@ impl Server {
         let data = work.path().join("data");
         let bin = programs::server_bin(major);
         run_initdb(&bin, major, &data, options);
-        let server = Self { major, bin, data, port: free_port(), process: None, work };
+        let server = Self::new(major, bin, data, work);
         server.append("postgresql.conf", &format!("{CONFIG}{}\n", options.config.join("\n")));
         server.write_data_file("pg_hba.conf", format!("{}\n{HBA}", options.hba.join("\n")).as_bytes());
         server
@@ -115,7 +123,13 @@ impl Server {
         let bin = programs::server_bin(major);
         let data = data.canonicalize().unwrap_or_else(|error| panic!("{}: {error}", data.display()));
         user::give_tree(&data);
-        Self { major, bin, data, port: free_port(), process: None, work: Workdir::new(&format!("pg{major}")) }
+        Self::new(major, bin, data, Workdir::new(&format!("pg{major}")))
+    }
+
+    fn new(major: u32, bin: PathBuf, data: PathBuf, work: Workdir) -> Self {
+        let fits = work.path().as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES;
+        let short = (!fits).then(|| Workdir::below(Path::new("/tmp"), "asof-socket"));
+        Self { major, bin, data, port: free_port(), process: None, short, work }
     }
 
     /// Starts the server and returns when it accepts connections.
@@ -217,7 +231,7 @@ impl Server {
     /// The directory of the server's Unix socket.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
-        self.work.path()
+        self.short.as_ref().unwrap_or(&self.work).path()
     }
 
     /// The port, chosen by the kernel and the same for the life of the value.

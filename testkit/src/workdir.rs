@@ -22,9 +22,13 @@ impl Workdir {
     /// `ASOF_TEST_DATA` replaces `<shared>/test-data`, so that a run can clean up after tests that were killed.
     #[must_use]
     pub fn new(name: &str) -> Self {
+        Self::below(&parent(), name)
+    }
+
+    /// As [`new`](Self::new), in another place.
+    pub(crate) fn below(parent: &Path, name: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let parent = parent();
-        fs::create_dir_all(&parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
+        fs::create_dir_all(parent).unwrap_or_else(|error| panic!("{}: {error}", parent.display()));
         loop {
             let number = NEXT.fetch_add(1, Ordering::Relaxed);
             let path = parent.join(format!("{name}-{}-{number}", process::id()));

@@ -3,7 +3,7 @@
 use asof_testkit::{Options, Server, Workdir, digests, fill_small, majors};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 #[test]
 fn contents_survive_a_restart_and_a_crash_on_every_major() {
@@ -85,7 +85,7 @@ fn a_copied_data_directory_can_be_adopted() {
     original.stop();
     let work = Workdir::new("adopted");
     let copy = work.path().join("data");
-    let copied = std::process::Command::new("cp").arg("-a").arg(original.data_dir()).arg(&copy).status().unwrap();
+    let copied = Command::new("cp").arg("-a").arg(original.data_dir()).arg(&copy).status().unwrap();
     assert!(copied.success());
     let mut server = Server::adopt(15, &copy);
     original.start();
@@ -108,6 +108,18 @@ fn a_tablespace_gets_a_directory_that_the_server_may_use() {
     server.psql(&format!("create tablespace fast location '{}'", place.display()));
     server.psql("create table t tablespace fast as select 1 as n");
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
+}
+
+#[test]
+fn a_long_way_to_the_work_directory_does_not_stop_a_server() {
+    let long = Workdir::new(&"a".repeat(100));
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "options_reach_the_server"])
+        .env("ASOF_TEST_DATA", long.path())
+        .env("ASOF_TEST_MAJORS", "15")
+        .stdout(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
 }
 
 #[test]
