@@ -1,0 +1,52 @@
+//! Campaigns, measurements and what is released: one row each.
+
+use crate::Outcome;
+
+/// Which list a row belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A long run that proves a promise.
+    Campaign,
+    /// A measurement that a document quotes.
+    Bench,
+    /// Something that is released.
+    Dist,
+}
+
+impl Kind {
+    /// The task's name on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Kind::Campaign => "campaign",
+            Kind::Bench => "bench",
+            Kind::Dist => "dist",
+        }
+    }
+}
+
+/// One row: adding it here is all that a new campaign needs.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: Kind,
+    pub(crate) name: &'static str,
+    /// What it does, in one line for the list.
+    pub(crate) says: &'static str,
+    pub(crate) run: fn() -> Outcome,
+}
+
+const ENTRIES: &[Entry] = &[];
+
+/// Finds a row by its name.
+pub(crate) fn find(kind: Kind, name: &str) -> Option<&'static Entry> {
+    ENTRIES.iter().find(|entry| entry.kind == kind && entry.name == name)
+}
+
+/// The rows of one list, for an error message.
+pub(crate) fn known(kind: Kind) -> String {
+    let lines: Vec<String> = ENTRIES
+        .iter()
+        .filter(|entry| entry.kind == kind)
+        .map(|entry| format!("\n  {:<16} {}", entry.name, entry.says))
+        .collect();
+    if lines.is_empty() { "known: none yet".to_owned() } else { format!("known:{}", lines.concat()) }
+}
