@@ -2,14 +2,18 @@
 
 pub mod codec;
 pub mod crypto;
+mod cursor;
 pub mod error;
 pub mod journal;
 pub mod keyring;
 pub mod lineage;
+pub mod map;
 pub mod names;
 pub mod object;
+pub mod pack;
 pub mod root;
 mod serial;
 pub mod store;
+pub mod wal;
 
 pub use error::{Error, Result};

@@ -1,0 +1,235 @@
+//! Stored WAL: pieces of open segments, whole segments, timeline histories. Format.md, "WAL".
+//!
+//! WAL is addressed by timeline and the position of its first byte. A *chunk* is a piece of a segment that is not complete
+//! yet; where it ends the next chunk of the segment begins, so that a reader finds all of them without a listing. A
+//! *segment* is whole and supersedes the chunks of its range. Both are created once: of two receivers that store the same
+//! piece one wins, and the other checks that the stored bytes are a continuation of its own.
+
+use asof_world::{Id, World};
+
+use crate::codec::{Decoder, Encoder};
+use crate::crypto;
+use crate::cursor::{Cursor, Decoded, Malformed, put_varint};
+use crate::error::{Error, Result};
+use crate::keyring::{Keyring, Role, Signers};
+use crate::names::{Name, WalPosition};
+use crate::object::{self, Class, DataSections, Finished, Kind, ObjectWriter, Opened, Section};
+use crate::pack::{put_section, take_section};
+use crate::store::Store;
+
+/// Plaintext bytes in one frame of a WAL object.
+const FRAME_LEN: usize = 256 << 10;
+/// Nearly every index of a WAL object fits into this many last bytes.
+const INDEX_GUESS: u64 = 4 << 10;
+/// The longest WAL object: PostgreSQL's largest segment.
+const MAX_LEN: u64 = 1 << 30;
+
+/// A moment at which the server's clock was read before its flush position was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Observation {
+    /// The server's clock, in microseconds since 1970.
+    pub time: i64,
+    /// The position that was flushed at or after that moment.
+    pub flushed: u64,
+}
+
+/// A commit or abort record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct CommitMark {
+    /// Its timestamp, in microseconds since 1970.
+    pub time: i64,
+    /// The position of its record.
+    pub at: u64,
+}
+
+/// What a WAL object says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct WalInfo {
+    /// The server's own identifier.
+    pub system_identifier: u64,
+    /// Bytes in a whole segment.
+    pub segment_size: u64,
+    /// The position behind its last byte.
+    pub end: u64,
+    /// The first commit or abort in it.
+    pub first_commit: Option<CommitMark>,
+    /// The last one.
+    pub last_commit: Option<CommitMark>,
+    /// The largest timestamp among them; clocks step back.
+    pub latest_time: Option<i64>,
+    /// The latest observation whose position lies in or before it.
+    pub observed: Option<Observation>,
+}
+
+/// The index of a WAL object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalIndex {
+    /// What it says of itself.
+    pub info: WalInfo,
+    /// BLAKE3 of its plaintext.
+    pub digest: [u8; 32],
+    frames: Vec<Section>,
+}
+
+/// Builds a WAL object from plaintext; `name` is a chunk or a segment.
+pub fn write_wal(
+    world: &World,
+    keyring: &Keyring,
+    name: Name,
+    info: &WalInfo,
+    plain: &[u8],
+    encoder: &mut Encoder,
+) -> Finished {
+    let start = position_of(name).start;
+    assert_eq!(start + plain.len() as u64, info.end, "a WAL object is as long as it says");
+    let mut object = ObjectWriter::new(world, keyring, name, Kind::Wal, true, plain.len() / 2 + (64 << 10));
+    let frames = (0u32..).zip(plain.chunks(FRAME_LEN));
+    let frames = frames.map(|(number, frame)| object.section(Class::Data, number, frame, encoder)).collect();
+    let index = WalIndex { info: info.clone(), digest: crypto::digest(plain), frames };
+    object.finish(keyring, &index.encode(), encoder)
+}
+
+fn position_of(name: Name) -> WalPosition {
+    match name {
+        Name::WalChunk(at) | Name::WalSegment(at) => at,
+        other => panic!("{other} does not name WAL"),
+    }
+}
+
+impl WalIndex {
+    fn encode(&self) -> Vec<u8> {
+        let info = &self.info;
+        let mut out = Vec::new();
+        for field in [info.system_identifier, info.segment_size, info.end] {
+            out.extend_from_slice(&field.to_le_bytes());
+        }
+        for mark in [info.first_commit, info.last_commit] {
+            put_pair(&mut out, mark.map(|mark| (mark.time, mark.at)));
+        }
+        put_pair(&mut out, info.latest_time.map(|time| (time, 0)));
+        put_pair(&mut out, info.observed.map(|seen| (seen.time, seen.flushed)));
+        out.extend_from_slice(&self.digest);
+        put_varint(&mut out, self.frames.len() as u64);
+        self.frames.iter().for_each(|frame| put_section(&mut out, frame));
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Decoded<Self> {
+        let mut cursor = Cursor::new(bytes);
+        let mut number = || Ok(u64::from_le_bytes(cursor.array()?));
+        let (system_identifier, segment_size, end) = (number()?, number()?, number()?);
+        let mark = |pair: Option<(i64, u64)>| pair.map(|(time, at)| CommitMark { time, at });
+        let info = WalInfo {
+            system_identifier,
+            segment_size,
+            end,
+            first_commit: mark(take_pair(&mut cursor)?),
+            last_commit: mark(take_pair(&mut cursor)?),
+            latest_time: take_pair(&mut cursor)?.map(|(time, _)| time),
+            observed: take_pair(&mut cursor)?.map(|(time, flushed)| Observation { time, flushed }),
+        };
+        let digest = cursor.array()?;
+        let frames = (0..cursor.count()?).map(|_| take_section(&mut cursor)).collect::<Decoded<Vec<_>>>()?;
+        cursor.end()?;
+        Ok(Self { info, digest, frames })
+    }
+}
+
+/// 1, time, position; or 0.
+fn put_pair(out: &mut Vec<u8>, pair: Option<(i64, u64)>) {
+    match pair {
+        None => out.push(0),
+        Some((time, at)) => {
+            out.push(1);
+            out.extend_from_slice(&time.to_le_bytes());
+            out.extend_from_slice(&at.to_le_bytes());
+        }
+    }
+}
+
+fn take_pair(cursor: &mut Cursor<'_>) -> Decoded<Option<(i64, u64)>> {
+    match cursor.u8()? {
+        0 => Ok(None),
+        1 => Ok(Some((i64::from_le_bytes(cursor.array()?), u64::from_le_bytes(cursor.array()?)))),
+        _ => Err(Malformed("a field is neither there nor absent")),
+    }
+}
+
+/// A WAL object whose index was authenticated.
+pub struct StoredWal {
+    /// Which one.
+    pub name: Name,
+    /// What it says.
+    pub index: WalIndex,
+    opened: Opened,
+}
+
+/// Reads the index of a WAL object: one small read.
+pub async fn read_wal_index(store: &dyn Store, keyring: &Keyring, signers: &Signers, name: Name) -> Result<StoredWal> {
+    let opened = object::read_index(store, keyring, signers, name, Kind::Wal, INDEX_GUESS).await?;
+    stored(name, opened)
+}
+
+fn stored(name: Name, opened: Opened) -> Result<StoredWal> {
+    let index = WalIndex::decode(&opened.index).map_err(|reason| Error::corrupt(name, reason))?;
+    let len = index.info.end.checked_sub(position_of(name).start).filter(|len| (1..=MAX_LEN).contains(len));
+    let in_frames: u64 = index.frames.iter().map(|frame| u64::from(frame.plain_len)).sum();
+    if len != Some(in_frames) {
+        return Err(Error::corrupt(name, "its length does not fit its position"));
+    }
+    Ok(StoredWal { name, index, opened })
+}
+
+/// Reads a WAL object: its index and plaintext, every byte authenticated.
+pub async fn read_wal(
+    store: &dyn Store,
+    keyring: &Keyring,
+    signers: &Signers,
+    name: Name,
+) -> Result<(StoredWal, Vec<u8>)> {
+    let bytes = object::read(store, name).await?;
+    let opened = object::open(keyring, signers, Role::Writer, name, Kind::Wal, &bytes)?;
+    let wal = stored(name, opened)?;
+    let sections = wal.opened.data_sections(keyring, name)?;
+    let plain = open_frames(&wal, &sections, &bytes)?;
+    Ok((wal, plain))
+}
+
+fn open_frames(wal: &StoredWal, sections: &DataSections, bytes: &[u8]) -> Result<Vec<u8>> {
+    let total: usize = wal.index.frames.iter().map(|frame| frame.plain_len as usize).sum();
+    let (mut plain, mut decoder, mut scratch, mut at) = (vec![0; total], Decoder::new(), Vec::new(), 0);
+    for (number, frame) in (0u32..).zip(&wal.index.frames) {
+        let offset = usize::try_from(frame.offset).unwrap_or(usize::MAX);
+        let stored = offset.checked_add(frame.stored_len as usize).and_then(|end| bytes.get(offset..end));
+        let stored = stored.ok_or_else(|| Error::corrupt(wal.name, format!("frame {number} lies outside of it")))?;
+        scratch.clear();
+        scratch.extend_from_slice(stored);
+        let end = at + frame.plain_len as usize;
+        sections.open(number, frame, &mut scratch, &mut plain[at..end], &mut decoder)?;
+        at = end;
+    }
+    if crypto::digest(&plain) != wal.index.digest {
+        return Err(Error::corrupt(wal.name, "its plaintext has another digest than was recorded"));
+    }
+    Ok(plain)
+}
+
+/// Builds the object of a timeline history file.
+pub fn write_history(world: &World, keyring: &Keyring, lineage: Id, timeline: u32, content: &[u8]) -> Finished {
+    let name = Name::History { lineage, timeline };
+    let object = ObjectWriter::new(world, keyring, name, Kind::History, false, content.len() + 1024);
+    object.finish(keyring, content, &mut Encoder::new(3))
+}
+
+/// Reads a timeline history file.
+pub async fn read_history(
+    store: &dyn Store,
+    keyring: &Keyring,
+    signers: &Signers,
+    lineage: Id,
+    timeline: u32,
+) -> Result<Vec<u8>> {
+    let name = Name::History { lineage, timeline };
+    let bytes = object::read(store, name).await?;
+    Ok(object::open(keyring, signers, Role::Writer, name, Kind::History, &bytes)?.index)
+}
