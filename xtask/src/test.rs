@@ -111,7 +111,7 @@ fn dependencies(_: &Run) -> Outcome {
     let tools = place::workspace().join("target/tools");
     install_cargo_deny(&tools)?;
     let mut command = Command::new(tools.join("bin/cargo-deny"));
-    command.current_dir(place::workspace()).args(["check", "bans", "licenses", "sources"]);
+    command.current_dir(place::workspace()).args(["check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
     run::visibly(&mut command)
 }
 
