@@ -1,1 +1,9 @@
-//! placeholder
+//! Where a repository and PostgreSQL meet: backup, WAL, restore, and the servers that Asof itself runs.
+//!
+//! Everything here is asynchronous over [`asof_world::World`] and names no runtime. Plans are values; runs execute them.
+
+pub mod error;
+pub mod progress;
+pub mod source;
+
+pub use error::{Error, Result};
