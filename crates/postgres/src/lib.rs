@@ -1,5 +1,6 @@
 //! placeholder
 
+pub mod client;
 pub mod conninfo;
 pub mod lsn;
 pub mod version;
@@ -8,3 +9,5 @@ pub mod names;
 pub mod page;
 pub mod history;
 pub mod label;
+pub mod replication;
+mod tls;
