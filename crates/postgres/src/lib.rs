@@ -9,5 +9,6 @@ pub mod names;
 pub mod page;
 pub mod history;
 pub mod label;
+pub mod wal;
 pub mod replication;
 mod tls;
