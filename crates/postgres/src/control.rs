@@ -302,9 +302,11 @@ impl ControlFile {
     }
 }
 
-/// A position at which no record can lie, inside the header of the first WAL page: every server refuses it as an "invalid checkpoint
-/// location" before it looks for the file (`XRecOffIsValid` in `access/xlog_internal.h`).
-pub const POISONED_CHECKPOINT: Lsn = Lsn(1);
+/// A position at which no record can lie: the last but one of 2^32 WAL files of 4 GiB, and not a multiple of eight.
+///
+/// It keeps clear of page headers for every size of a WAL page, because a server whose `pg_control` names a place inside one refuses to
+/// start even *with* a label ("control file contains invalid checkpoint location", `StartupXLOG`).
+pub const POISONED_CHECKPOINT: Lsn = Lsn(0xFFFF_FFFE_DEAD_BEEF);
 
 /// A copy of a `pg_control` whose checkpoint lies at [`POISONED_CHECKPOINT`].
 ///
