@@ -6,6 +6,7 @@
 //! `read_tablespace_map` (`xlogrecovery.c`, 15 to 18; `xlog.c` before).
 
 use crate::lsn::{Lsn, Timeline};
+use crate::version::Major;
 
 /// Both files are small: a label has seven lines and a label text of at most 1024 bytes; a map has a path of at most 1024 per tablespace.
 const MAX_LABEL_BYTES: usize = 64 << 10;
@@ -192,16 +193,32 @@ pub enum TablespaceMapError {
     /// More than any instance has.
     #[error("tablespace_map has more than {MAX_TABLESPACES} lines")]
     TooLong,
-    /// A path that PostgreSQL would not accept back: empty, or with a zero byte.
+    /// A path that PostgreSQL would not read back: empty, with a zero byte, or, in 13, with a backslash in a bad place.
     #[error("tablespace {0} has a path that tablespace_map cannot hold")]
     Path(u32),
 }
 
-/// Reads a `tablespace_map`. A line ends at an unescaped line feed or carriage return; a backslash takes the next byte as it is.
-pub fn parse_tablespace_map(content: &[u8]) -> Result<Vec<TablespaceLink>, TablespaceMapError> {
+/// What a backslash means in a `tablespace_map`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Escape {
+    /// It takes the next byte as it is (14 and later).
+    Any,
+    /// It stands for itself, unless a line break follows: then that is part of the path (13).
+    LineBreaks,
+}
+
+const fn escape(major: Major) -> Escape {
+    match major {
+        Major::V13 => Escape::LineBreaks,
+        Major::V14 | Major::V15 | Major::V16 | Major::V17 | Major::V18 => Escape::Any,
+    }
+}
+
+/// Reads a `tablespace_map` of this major. A line ends at an unescaped line feed or carriage return.
+pub fn parse_tablespace_map(content: &[u8], major: Major) -> Result<Vec<TablespaceLink>, TablespaceMapError> {
     let mut links: Vec<TablespaceLink> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for (index, line) in unescaped_lines(content)?.into_iter().enumerate() {
+    for (index, line) in unescaped_lines(content, escape(major))?.into_iter().enumerate() {
         let number = index + 1;
         if line.is_empty() {
             continue;
@@ -218,18 +235,27 @@ pub fn parse_tablespace_map(content: &[u8]) -> Result<Vec<TablespaceLink>, Table
     Ok(links)
 }
 
-fn unescaped_lines(content: &[u8]) -> Result<Vec<Vec<u8>>, TablespaceMapError> {
+fn unescaped_lines(content: &[u8], escape: Escape) -> Result<Vec<Vec<u8>>, TablespaceMapError> {
     let mut lines = Vec::new();
     let mut line = Vec::new();
-    let mut bytes = content.iter();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'\\' => line.push(*bytes.next().ok_or(TablespaceMapError::CutOff(lines.len() + 1))?),
-            b'\n' | b'\r' => lines.push(std::mem::take(&mut line)),
-            _ => line.push(*byte),
+    let mut rest = content;
+    while let Some((byte, behind)) = rest.split_first() {
+        rest = behind;
+        match (byte, rest.split_first()) {
+            (b'\\', Some((escaped, behind))) if escape == Escape::Any || is_line_break(*escaped) => {
+                line.push(*escaped);
+                rest = behind;
+            }
+            (b'\\', None) => return Err(TablespaceMapError::CutOff(lines.len() + 1)),
+            (byte, _) if is_line_break(*byte) => lines.push(std::mem::take(&mut line)),
+            (byte, _) => line.push(*byte),
         }
     }
     if line.is_empty() { Ok(lines) } else { Err(TablespaceMapError::CutOff(lines.len() + 1)) }
+}
+
+const fn is_line_break(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
 }
 
 fn tablespace_link(line: &[u8]) -> Option<TablespaceLink> {
@@ -240,16 +266,16 @@ fn tablespace_link(line: &[u8]) -> Option<TablespaceLink> {
     Some(TablespaceLink { oid, path: path.to_vec() })
 }
 
-/// Writes a `tablespace_map` that every supported server reads.
-pub fn format_tablespace_map(links: &[TablespaceLink]) -> Result<Vec<u8>, TablespaceMapError> {
+/// Writes a `tablespace_map` for a server of this major. 13 cannot hold a path with a backslash before a line break or at its end.
+pub fn format_tablespace_map(links: &[TablespaceLink], major: Major) -> Result<Vec<u8>, TablespaceMapError> {
     let mut content = Vec::new();
     for link in links {
-        if link.path.is_empty() || link.path.contains(&0) {
+        if !can_hold(&link.path, escape(major)) {
             return Err(TablespaceMapError::Path(link.oid));
         }
         content.extend(format!("{} ", link.oid).into_bytes());
         for byte in &link.path {
-            if matches!(byte, b'\n' | b'\r' | b'\\') {
+            if is_line_break(*byte) || (*byte == b'\\' && escape(major) == Escape::Any) {
                 content.push(b'\\');
             }
             content.push(*byte);
@@ -257,6 +283,12 @@ pub fn format_tablespace_map(links: &[TablespaceLink]) -> Result<Vec<u8>, Tables
         content.push(b'\n');
     }
     Ok(content)
+}
+
+fn can_hold(path: &[u8], escape: Escape) -> bool {
+    let before_break = |pair: &[u8]| matches!(pair, [b'\\', b'\n' | b'\r']);
+    let ambiguous = path.ends_with(b"\\") || path.windows(2).any(before_break);
+    !path.is_empty() && !path.contains(&0) && (escape == Escape::Any || !ambiguous)
 }
 
 #[cfg(test)]
@@ -320,17 +352,29 @@ mod tests {
     #[test]
     fn hz_a14_a_tablespace_path_may_hold_any_byte_but_zero() {
         let map = b"16385 /srv/a b\n16386 /srv/back\\\\slash\\\nline\n";
-        let links = parse_tablespace_map(map).expect("a valid map");
+        let links = parse_tablespace_map(map, Major::V15).expect("a valid map");
         assert_eq!(links[0], TablespaceLink { oid: 16385, path: b"/srv/a b".to_vec() });
         assert_eq!(links[1], TablespaceLink { oid: 16386, path: b"/srv/back\\slash\nline".to_vec() });
-        assert_eq!(format_tablespace_map(&links), Ok(map.to_vec()));
-        assert_eq!(parse_tablespace_map(b""), Ok(Vec::new()));
+        assert_eq!(format_tablespace_map(&links, Major::V15), Ok(map.to_vec()));
+        assert_eq!(parse_tablespace_map(b"", Major::V15), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn a_backslash_stands_for_itself_in_13() {
+        let map = b"16386 /srv/back\\slash\\\nline\n";
+        let links = parse_tablespace_map(map, Major::V13).expect("a valid map");
+        assert_eq!(links[0].path, b"/srv/back\\slash\nline");
+        assert_eq!(format_tablespace_map(&links, Major::V13), Ok(map.to_vec()));
+        for path in [&b"/srv/x\\"[..], b"/srv/x\\\ny"] {
+            let link = TablespaceLink { oid: 1, path: path.to_vec() };
+            assert_eq!(format_tablespace_map(&[link], Major::V13), Err(TablespaceMapError::Path(1)));
+        }
     }
 
     #[test]
     fn a_map_that_is_damaged_is_refused() {
         use TablespaceMapError as E;
-        let check = |content: &[u8], expect| assert_eq!(parse_tablespace_map(content), Err(expect));
+        let check = |content: &[u8], expect| assert_eq!(parse_tablespace_map(content, Major::V15), Err(expect));
         check(b"16385\n", E::Line(1));
         check(b"16385 \n", E::Line(1));
         check(b"x /a\n", E::Line(1));
@@ -344,14 +388,18 @@ mod tests {
         #[test]
         fn no_content_panics(content: Vec<u8>) {
             let _ = BackupLabel::parse(&content);
-            let _ = parse_tablespace_map(&content);
+            let _ = parse_tablespace_map(&content, Major::V13);
+            let _ = parse_tablespace_map(&content, Major::V18);
         }
 
         #[test]
         fn a_map_survives_its_text(paths in proptest::collection::vec(proptest::collection::vec(1u8.., 1..40), 0..5)) {
             let links: Vec<_> = (1..).zip(paths).map(|(oid, path)| TablespaceLink { oid, path }).collect();
-            let text = format_tablespace_map(&links).expect("no zero bytes");
-            prop_assert_eq!(parse_tablespace_map(&text), Ok(links));
+            let text = format_tablespace_map(&links, Major::V18).expect("no zero bytes");
+            prop_assert_eq!(parse_tablespace_map(&text, Major::V18), Ok(links.clone()));
+            if let Ok(text) = format_tablespace_map(&links, Major::V13) {
+                prop_assert_eq!(parse_tablespace_map(&text, Major::V13), Ok(links));
+            }
         }
     }
 }
