@@ -1,0 +1,3 @@
+//! What has to survive everything: the protocols of the repository, each as a [`crate::crash::Scenario`].
+
+pub mod objects;
