@@ -3,6 +3,9 @@
 //! Where the server's package has `pg_waldump`, our records are compared with its, one by one. Everywhere else the server itself is the
 //! oracle: its flush position, its control file, its commit timestamps, its catalogue.
 
+// What real servers leave on real disks is read here without the World that simulations replace.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
