@@ -11,6 +11,7 @@ mod buffer;
 mod clock;
 mod files;
 pub mod ids;
+mod processes;
 mod random;
 mod real;
 mod tasks;
@@ -22,6 +23,7 @@ pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use clock::{Clock, Timestamp};
 pub use files::{Attributes, DirEntry, FileKind, Files, Owner, ReadFile, WriteFile, WriteMode, create_dir_durable};
 pub use ids::Id;
+pub use processes::{Exit, Output, Process, ProcessState, Processes, Program, Signal};
 pub use random::Random;
 pub use tasks::{Task, Tasks};
 
@@ -72,6 +74,11 @@ impl World {
     /// Waits for at least `duration`.
     pub async fn sleep(&self, duration: Duration) {
         self.tasks.sleep(duration).await;
+    }
+
+    /// Programs of this machine; refuses where there are none.
+    pub fn processes(&self) -> Arc<dyn Processes> {
+        self.tasks.processes()
     }
 
     /// Runs `future` beside the caller. Dropping the returned task does not stop it.

@@ -1,5 +1,7 @@
 //! The real machine: tokio for tasks, the kernel for files, time and randomness.
 
+mod processes;
+
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::{
-    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, Owner, Random, ReadFile, Tasks, Timestamp, World,
-    WriteFile, WriteMode,
+    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, Owner, Processes, Random, ReadFile, Tasks, Timestamp,
+    World, WriteFile, WriteMode,
 };
 
 pub(crate) fn world() -> World {
@@ -97,6 +99,10 @@ impl Tasks for TokioTasks {
 
     fn processors(&self) -> usize {
         self.processors
+    }
+
+    fn processes(&self) -> Arc<dyn Processes> {
+        Arc::new(processes::KernelProcesses)
     }
 }
 

@@ -1,11 +1,14 @@
 //! Tasks, worker threads and timers.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
+
+use crate::processes::{NoProcesses, Processes};
 
 /// Where work runs. The real one is tokio; the simulated one is a single seeded thread that runs blocking and computing
 /// work in place.
@@ -20,6 +23,10 @@ pub trait Tasks: Send + Sync {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
     /// How many pieces of computing work run at once.
     fn processors(&self) -> usize;
+    /// Programs that can be started; by default none can.
+    fn processes(&self) -> Arc<dyn Processes> {
+        Arc::new(NoProcesses)
+    }
 }
 
 /// A running task; awaiting it gives its result. Dropping it lets the task go on.

@@ -1,0 +1,181 @@
+//! Programs of the real machine. A process is held by a pidfd (pidfd_open(2), Linux 5.3), so that a number that was
+//! given to somebody else in between is never signalled.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, OnceLock};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+
+use crate::{Exit, Output, Owner, Process, ProcessState, Processes, Program, Signal};
+
+pub(super) struct KernelProcesses;
+
+impl Processes for KernelProcesses {
+    fn user(&self) -> Owner {
+        Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+
+    fn run(&self, program: &Program) -> io::Result<Output> {
+        let output = command(program).output()?;
+        Ok(Output { exit: exit(output.status), stdout: output.stdout, stderr: output.stderr })
+    }
+
+    fn start(&self, program: &Program, log: &Path) -> io::Result<Box<dyn Process>> {
+        let log = open_log(log, program.user)?;
+        let mut command = command(program);
+        let child = command.process_group(0).stdout(log.try_clone()?).stderr(log).spawn()?;
+        // Held before anybody waits for it: until then its number is its own even if it has ended.
+        let handle = pidfd_open(pid(child.id())?, PidfdFlags::empty())?;
+        let (number, ended) = (child.id(), Arc::new(OnceLock::new()));
+        reap(child, Arc::clone(&ended));
+        Ok(Box::new(Held { number, handle, ended: Some(ended) }))
+    }
+
+    fn find(&self, number: u32) -> io::Result<Option<Box<dyn Process>>> {
+        match pidfd_open(pid(number)?, PidfdFlags::empty()) {
+            Ok(handle) => Ok(Some(Box::new(Held { number, handle, ended: None }))),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn free_port(&self) -> io::Result<u16> {
+        Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    }
+}
+
+fn command(program: &Program) -> Command {
+    let mut command = Command::new(&program.path);
+    command.args(&program.arguments).env_clear().envs(program.environment.iter().map(|(name, value)| (name, value)));
+    command.current_dir(&program.directory).stdin(Stdio::null());
+    if let Some(user) = program.user {
+        // The standard library drops the supplementary groups when root names a user.
+        command.uid(user.uid).gid(user.gid);
+    }
+    command
+}
+
+fn open_log(path: &Path, user: Option<Owner>) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let file = options.open(path)?;
+    if let Some(user) = user {
+        fchown(&file, Some(user.uid), Some(user.gid))?;
+    }
+    Ok(file)
+}
+
+/// Waits for a child on a thread of its own: a pool's thread would keep the runtime from ending while the server runs.
+fn reap(mut child: Child, ended: Arc<OnceLock<ExitStatus>>) {
+    std::thread::spawn(move || {
+        if let Ok(status) = child.wait() {
+            // Nobody else sets it.
+            let _ = ended.set(status);
+        }
+    });
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    status.code().map_or_else(|| Exit::Signal(status.signal().unwrap_or_default()), Exit::Code)
+}
+
+fn pid(number: u32) -> io::Result<Pid> {
+    let pid = i32::try_from(number).ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{number} is not the number of a process")))
+}
+
+struct Held {
+    number: u32,
+    handle: OwnedFd,
+    /// How our own child ended, once it has been waited for.
+    ended: Option<Arc<OnceLock<ExitStatus>>>,
+}
+
+impl Process for Held {
+    fn pid(&self) -> u32 {
+        self.number
+    }
+
+    fn state(&self) -> io::Result<ProcessState> {
+        // "The file descriptor is readable when the process terminates": pidfd_open(2).
+        let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
+        if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
+            return Ok(ProcessState::Running);
+        }
+        match &self.ended {
+            None => Ok(ProcessState::Ended(None)),
+            Some(ended) => Ok(ProcessState::Ended(Some(exit(*ended.wait())))),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let signal = match signal {
+            Signal::Hangup => rustix::process::Signal::HUP,
+            Signal::Interrupt => rustix::process::Signal::INT,
+            Signal::Quit => rustix::process::Signal::QUIT,
+            Signal::Terminate => rustix::process::Signal::TERM,
+            Signal::Kill => rustix::process::Signal::KILL,
+        };
+        match pidfd_send_signal(self.handle.as_fd(), signal) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Program {
+        Program {
+            path: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            directory: "/".into(),
+            ..Program::default()
+        }
+    }
+
+    #[test]
+    fn a_program_gets_the_environment_it_was_given_and_nothing_else() {
+        let mut program = shell("echo \"$GIVEN:$HOME\"; echo no >&2; exit 3");
+        program.environment.push(("GIVEN".into(), "x".into()));
+        let output = KernelProcesses.run(&program).expect("runs");
+        assert_eq!(
+            (output.exit, &*output.stdout, &*output.stderr),
+            (Exit::Code(3), b"x:\n".as_slice(), b"no\n".as_slice())
+        );
+    }
+
+    #[test]
+    fn a_started_program_is_found_ended_and_its_end_is_known() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let log = dir.path().join("log");
+        let process = KernelProcesses.start(&shell("echo here; exec sleep 1000"), &log).expect("starts");
+        let found = KernelProcesses.find(process.pid()).expect("can be looked for").expect("is there");
+        assert_eq!(found.state().expect("tells"), ProcessState::Running);
+        found.signal(Signal::Kill).expect("is signalled");
+        // The child's own handle knows how it ended only after it was waited for.
+        let ended = std::iter::repeat_with(|| process.state().expect("tells")).find(|it| *it != ProcessState::Running);
+        assert_eq!(ended, Some(ProcessState::Ended(Some(Exit::Signal(9)))));
+        assert_eq!(found.state().expect("tells"), ProcessState::Ended(None));
+        found.signal(Signal::Kill).expect("the end is not an error");
+        assert!(KernelProcesses.find(process.pid()).expect("can be looked for").is_none());
+    }
+
+    #[test]
+    fn a_log_that_is_a_link_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::os::unix::fs::symlink("/dev/null", dir.path().join("log")).expect("links");
+        assert!(KernelProcesses.start(&shell("true"), &dir.path().join("log")).is_err());
+    }
+}
