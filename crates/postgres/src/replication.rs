@@ -192,8 +192,9 @@ impl Connection {
     /// [`WalStream::finish`].
     ///
     /// # Errors
-    /// `Server` if the WAL is gone (SQLSTATE 58P01), the position is ahead of the server or not on that timeline, or the
-    /// slot is in use (55006); `Invalid` for a name that no slot can have. The connection is closed then.
+    /// `Server` if the timeline is not in the server's history, does not hold the position, or the slot is in use (SQLSTATE
+    /// 55006); `Invalid` for a name that no slot can have. The connection is closed then. WAL that is gone (58P01) and a
+    /// position ahead of the server are only told by the first [`WalStream::next`].
     pub async fn start_physical(
         self,
         slot: Option<&str>,
