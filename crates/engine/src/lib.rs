@@ -2,8 +2,14 @@
 //!
 //! Everything here is asynchronous over [`asof_world::World`] and names no runtime. Plans are values; runs execute them.
 
+pub mod backup;
 pub mod error;
 pub mod progress;
+pub mod server;
+pub mod shelf;
 pub mod source;
+pub mod target;
+pub mod time;
+pub mod wal;
 
 pub use error::{Error, Result};

@@ -46,6 +46,11 @@ pub type Digest = [u8; 32];
 /// A 128-bit digest or keyed hash.
 pub type ShortDigest = [u8; 16];
 
+/// BLAKE3 of plaintext, as WAL objects record it.
+pub fn content_digest(plain: &[u8]) -> Digest {
+    digest(plain)
+}
+
 /// BLAKE3 of `bytes`.
 pub(crate) fn digest(bytes: &[u8]) -> Digest {
     *blake3::hash(bytes).as_bytes()

@@ -80,6 +80,11 @@ impl PackWriter {
         self.index.frames.is_empty()
     }
 
+    /// The number that the next frame will get.
+    pub fn next_frame(&self) -> u32 {
+        u32::try_from(self.index.frames.len()).expect("a pack holds few frames")
+    }
+
     /// Adds a frame of pages of one file and returns its number and place. `plain` is the pages one after the other; only
     /// the last may be shorter than the others.
     pub fn frame(
@@ -92,7 +97,7 @@ impl PackWriter {
     ) -> (u32, Section) {
         assert!(!blocks.is_empty() && blocks.len() <= PAGES_PER_FRAME as usize, "a frame holds 1 to 16 pages");
         assert_eq!(blocks.len(), hashes.len(), "every page has a hash");
-        let number = u32::try_from(self.index.frames.len()).expect("a pack holds few frames");
+        let number = self.next_frame();
         let section = self.object.section(Class::Data, number, plain, encoder);
         let file = self.file_number(file);
         self.index.frames.push(FrameEntry { file, section, blocks: blocks.to_vec(), hashes: hashes.to_vec() });

@@ -1,0 +1,445 @@
+//! Backups: the procedure, in the order that keeps what it promises.
+//!
+//! 1. the attempt is announced in the journal;
+//! 2. a temporary slot keeps the server from removing WAL, and a stream brings it into the repository;
+//! 3. `pg_backup_start` on a connection that is kept until the end;
+//! 4. the files are copied, `pg_control` last;
+//! 5. `pg_backup_stop` on the same connection;
+//! 6. the repository holds all WAL from start to stop;
+//! 7. the map is stored;
+//! 8. the commit entry is written: from here on there is a backup.
+//!
+//! Whatever fails before the last step leaves an aborted attempt and no backup.
+
+mod copy;
+mod details;
+mod known;
+mod pages;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use asof_postgres::client::Connection;
+use asof_postgres::control::ControlFile;
+use asof_postgres::lsn::Lsn;
+use asof_repository::codec::Encoder;
+use asof_repository::journal::Journal;
+use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Sizes, StoredPack};
+use asof_repository::map::{MapFile, MapPack, Place, Run, StoredMap, read_map, write_map};
+use asof_repository::names::PackId;
+use asof_repository::object;
+use asof_repository::pack::PackWriter;
+use asof_world::{Id, Timestamp};
+
+pub use details::{Details, Reading, TablespaceRecord};
+
+use copy::{Copied, CopySettings, PackLog};
+use known::KnownPages;
+use session::{Session, Started, Stopped};
+
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+use crate::server::{self, Contact, Server};
+use crate::shelf::Shelf;
+use crate::source::{CONTROL_FILE, Listing, Source};
+use crate::wal::shape::WalConstants;
+use crate::wal::stream::{self, Pace, StreamProgress, StreamSettings};
+
+/// How long the WAL that a backup needs may fail to arrive before the backup is given up.
+const WAL_PATIENCE: Duration = Duration::from_secs(120);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How often the open WAL segment is stored while the backup runs.
+const WAL_PACE: Duration = Duration::from_secs(5);
+/// zstd's level for pages.
+const LEVEL: i32 = 1;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct BackupRequest {
+    /// The instance, for messages.
+    pub instance: String,
+    /// The name of the backup.
+    pub name: String,
+    /// Manual or automated.
+    pub kind: BackupKind,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// Ask for an immediate checkpoint instead of a spread one.
+    pub fast: bool,
+    /// Jobs that read at once.
+    pub jobs: usize,
+    /// Bytes per second at most.
+    pub rate: Option<u64>,
+    /// Do not compare with the last backup: every page is stored anew.
+    pub full_read: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct BackupReport {
+    /// As committed.
+    pub backup: Backup,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Whether pages were compared with an earlier backup.
+    pub parent: Option<String>,
+    /// Files that vanished while they were copied; normal under load.
+    pub vanished: u64,
+}
+
+/// How the files of the instance are read.
+pub struct Reader {
+    /// The files.
+    pub source: Arc<dyn Source>,
+    /// By which way.
+    pub reading: Reading,
+}
+
+/// Makes a backup of the instance whose lineage `shelf` is.
+pub async fn create(
+    shelf: &Shelf,
+    server: &Server,
+    reader: Reader,
+    request: &BackupRequest,
+    observer: Arc<dyn Observer>,
+) -> Result<BackupReport> {
+    let began = shelf.world.monotonic();
+    observer.event(Event::Phase("connecting"));
+    let mut connection = server.connect().await?;
+    let contact = server::contact(&mut connection).await?;
+    let (_, control) = server::read_control(&shelf.world, reader.source.as_ref()).await?;
+    let mut journal = shelf.journal().await?;
+    server::check_facts(&request.instance, &journal.state().facts, &server::facts(&control))?;
+    refuse_taken_name(&journal, &request.name)?;
+    let parent = parent_of(shelf, &journal, request, &control).await?;
+    let attempt = shelf.world.id();
+    journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
+    let packs = Arc::new(StoredPacks::default());
+    let mut run =
+        Attempt { shelf, server, reader, request, observer, contact, control, attempt, parent, packs: packs.clone() };
+    match run.make(connection).await {
+        Ok(backup) => {
+            run.observer.event(Event::Phase("committing"));
+            journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.0.clone()))).await?;
+            let parent = run.parent.map(|parent| parent.0);
+            Ok(BackupReport { backup: backup.0, elapsed: shelf.world.monotonic() - began, parent, vanished: backup.1 })
+        }
+        Err(error) => {
+            abort(&mut journal, attempt, packs.take(), &error).await;
+            Err(error)
+        }
+    }
+}
+
+/// Records how far the attempt came, so that a later one can find its packs. The reason for the failure matters more than
+/// whether this works: an attempt that stays open is aborted by whoever comes later.
+async fn abort(journal: &mut Journal<Lineage>, attempt: Id, packs: Vec<StoredPack>, error: &Error) {
+    let epoch = journal.state().epoch;
+    if !packs.is_empty() {
+        let _ = journal.append(epoch, Entry::Progress { attempt, packs }).await;
+    }
+    let _ = journal.append(epoch, Entry::AttemptAborted { attempt, reason: error.to_string() }).await;
+}
+
+fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
+    let valid = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
+    if !valid {
+        return Err(Error::refused("a backup's name has 1 to 200 printable characters", "choose another with --name"));
+    }
+    match journal.state().existing().iter().find(|state| state.backup.name == name) {
+        None => Ok(()),
+        Some(_) => {
+            Err(Error::refused(format!("there is a backup named \"{name}\" already"), "choose another with --name"))
+        }
+    }
+}
+
+/// The newest backup that pages may be compared with, and its map.
+///
+/// Everything is read in any case. What is compared is content, so an offline rewrite shows by itself; only pages of another
+/// size or catalogue are not worth comparing.
+async fn parent_of(
+    shelf: &Shelf,
+    journal: &Journal<Lineage>,
+    request: &BackupRequest,
+    control: &ControlFile,
+) -> Result<Option<(String, StoredMap)>> {
+    let Some(BackupState { backup, .. }) = journal.state().existing().pop().filter(|_| !request.full_read) else {
+        return Ok(None);
+    };
+    let Shelf { store, keyring, signers, lineage, .. } = shelf;
+    let map = read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await?;
+    let same_pages = map.map.page_size == control.block_size.bytes();
+    Ok(same_pages.then(|| (backup.name.clone(), map)))
+}
+
+/// The packs of an attempt, in the order in which they were stored.
+#[derive(Default)]
+struct StoredPacks(Mutex<Vec<StoredPack>>);
+
+impl StoredPacks {
+    fn take(&self) -> Vec<StoredPack> {
+        std::mem::take(&mut *self.0.lock().expect("no holder panics"))
+    }
+}
+
+impl PackLog for StoredPacks {
+    fn stored(&self, pack: StoredPack) {
+        self.0.lock().expect("no holder panics").push(pack);
+    }
+}
+
+/// One attempt.
+struct Attempt<'a> {
+    shelf: &'a Shelf,
+    server: &'a Server,
+    reader: Reader,
+    request: &'a BackupRequest,
+    observer: Arc<dyn Observer>,
+    contact: Contact,
+    control: ControlFile,
+    attempt: Id,
+    parent: Option<(String, StoredMap)>,
+    packs: Arc<StoredPacks>,
+}
+
+impl Attempt<'_> {
+    /// Steps 2 to 7. Returns what to commit and how many files vanished.
+    async fn make(&mut self, connection: Connection) -> Result<(Backup, u64)> {
+        let mut session = Session::new(connection, &self.contact);
+        let progress = self.stream_wal(&mut session).await?;
+        let result = self.make_with_wal(session, &progress).await;
+        progress.stop();
+        while !progress.has_ended() {
+            self.shelf.world.sleep(LOOK_EVERY).await;
+        }
+        result
+    }
+
+    async fn make_with_wal(&mut self, mut session: Session, progress: &StreamProgress) -> Result<(Backup, u64)> {
+        let phase = if self.request.fast {
+            "checkpoint"
+        } else {
+            "checkpoint, spread over minutes (--fast asks for it at once)"
+        };
+        self.observer.event(Event::Phase(phase));
+        let started = session.start(&format!("asof {}", self.request.name), self.request.fast).await?;
+        let listing = self.reader.source.list().await?.without_unlogged();
+        let mut copied = self.copy(&listing).await?;
+        let control = self.copy_control(&mut copied).await?;
+        self.observer.event(Event::Phase("waiting for WAL"));
+        let stopped = session.stop().await?;
+        self.check(&started, &stopped, &control)?;
+        let details = self.details(&mut session, &listing, &stopped).await?;
+        session.close().await;
+        self.await_wal(progress, stopped.lsn).await?;
+        self.observer.event(Event::Phase("storing the map"));
+        copied.map.directories = listing.directories;
+        let tainted = taints(&copied);
+        let map = self.store_map(&copied).await?;
+        Ok((self.backup(&started, &stopped, &copied, map, tainted, &details), copied.vanished.len() as u64))
+    }
+
+    /// Slot first, then the stream, before the backup is started: no WAL can be missed (rule 15).
+    async fn stream_wal(&self, session: &mut Session) -> Result<Arc<StreamProgress>> {
+        let slot = format!("asof_backup_{}", &self.attempt.to_string()[..12]);
+        let mut replication = self.server.connect_replication().await?;
+        let identity = replication.identify_system().await?;
+        if identity.system_id != self.control.system_identifier {
+            let what = "the files belong to another server than the connection";
+            return Err(Error::refused(what, "check the data directory and the connection of the instance"));
+        }
+        let start = session.reserve_wal(&mut replication, &slot, &self.control).await?;
+        let settings = StreamSettings {
+            shelf: self.shelf.clone(),
+            server: self.server.clone(),
+            constants: WalConstants::of(&self.control),
+            slot,
+            pace: Pace::Every(WAL_PACE),
+        };
+        let progress = Arc::new(StreamProgress::default());
+        let running = stream::run(settings, replication, identity.timeline, start, progress.clone());
+        drop(self.shelf.world.spawn(running));
+        Ok(progress)
+    }
+
+    async fn copy(&mut self, listing: &Listing) -> Result<Copied> {
+        self.observer.event(Event::Phase("copying"));
+        self.observer.event(Event::Expect(listing.files.iter().map(|file| file.len).sum()));
+        let shelf = self.shelf;
+        let known = self.parent.take().map(|(name, map)| {
+            let (store, keyring, signers) = (shelf.store.clone(), shelf.keyring.clone(), shelf.signers.clone());
+            (name, Arc::new(KnownPages::new(store, keyring, signers, map)))
+        });
+        let settings = CopySettings {
+            world: shelf.world.clone(),
+            store: shelf.store.clone(),
+            keyring: shelf.keyring.clone(),
+            lineage: shelf.lineage,
+            attempt: self.attempt,
+            page_size: self.control.block_size.bytes() as usize,
+            pages_per_segment: self.control.blocks_per_segment,
+            checksums: self.control.has_data_checksums(),
+            level: LEVEL,
+            rate: self.request.rate,
+            jobs: self.request.jobs,
+            known: known.as_ref().map(|(_, known)| known.clone()),
+            observer: self.observer.clone(),
+        };
+        let copied = copy::copy(settings, self.reader.source.clone(), listing.files.clone(), self.packs.clone()).await;
+        // The parent's map is wanted again when the new one is written; its copier is gone by now.
+        self.parent = known.and_then(|(name, known)| Some((name, Arc::into_inner(known)?.into_parent())));
+        copied
+    }
+
+    /// `pg_control`, read after every other file, in a pack of its own.
+    async fn copy_control(&self, copied: &mut Copied) -> Result<ControlFile> {
+        let (bytes, control) = server::read_control(&self.shelf.world, self.reader.source.as_ref()).await?;
+        let Shelf { world, store, keyring, lineage, .. } = self.shelf;
+        let first_new = copied.map.packs.iter().filter(|pack| pack.id.attempt == self.attempt).count();
+        let number = u32::try_from(first_new).expect("packs are numbered with 32 bits");
+        let id = PackId { lineage: *lineage, attempt: self.attempt, number };
+        let (mut pack, mut encoder) = (PackWriter::new(world, keyring, id), Encoder::new(LEVEL));
+        let hasher = keyring.page_hasher(*lineage);
+        let pack_number = u32::try_from(copied.map.packs.len()).expect("packs are numbered with 32 bits");
+        let mut file = MapFile { path: CONTROL_FILE.to_vec(), len: bytes.len() as u64, runs: Vec::new() };
+        let page_size = self.control.block_size.bytes() as usize;
+        for (block, page) in (0u32..).zip(bytes.chunks(page_size)) {
+            let position = pack.next_frame() * asof_repository::pack::PAGES_PER_FRAME;
+            pack.frame(CONTROL_FILE, &[block], &[hasher.hash(block, page)], page, &mut encoder);
+            file.push(Run { pages: 1, place: Place::Pack { pack: pack_number, position }, torn: false });
+        }
+        let finished = pack.finish(keyring, &mut encoder);
+        object::create(store.as_ref(), &finished.object).await?;
+        let (len, reference) = (finished.object.len, finished.object.reference);
+        self.packs.stored(StoredPack { number, len, digest: reference.digest });
+        let frames = (0u32..).zip(finished.index.frames.iter().map(|frame| frame.section)).collect();
+        copied.map.packs.push(MapPack { id, len, reference, frames });
+        copied.map.files.push(file);
+        copied.map.files.sort_by(|a, b| a.path.cmp(&b.path));
+        copied.stored += len;
+        copied.read += bytes.len() as u64;
+        Ok(control)
+    }
+
+    fn check(&self, started: &Started, stopped: &Stopped, control: &ControlFile) -> Result<()> {
+        if control.system_identifier != self.control.system_identifier {
+            return Err(Error::damaged("the server was replaced while it was backed up", "run the backup again"));
+        }
+        if stopped.label.start_lsn != started.lsn || stopped.lsn < started.lsn {
+            let what = format!("the backup label starts at {}, the backup at {}", stopped.label.start_lsn, started.lsn);
+            return Err(Error::damaged(what, "run the backup again"));
+        }
+        if self.contact.in_recovery && control.min_recovery_point > stopped.lsn {
+            let what = "the standby went on to replay while pg_control was read";
+            return Err(Error::damaged(what, "run the backup again"));
+        }
+        Ok(())
+    }
+
+    /// The repository itself must show the WAL from start to stop: a backup without it cannot be restored (hazard A11).
+    async fn await_wal(&self, progress: &StreamProgress, stop: Lsn) -> Result<()> {
+        let world = &self.shelf.world;
+        let (mut last, mut since) = (progress.durable(), world.monotonic());
+        while progress.durable() < stop {
+            if let Some(error) = progress.failure() {
+                return Err(error);
+            }
+            if progress.durable() > last {
+                (last, since) = (progress.durable(), world.monotonic());
+            }
+            if progress.has_ended() || world.monotonic().saturating_sub(since) > WAL_PATIENCE {
+                let what = format!("WAL up to {stop} did not arrive; the repository holds it up to {last}");
+                return Err(Error::damaged(what, "look at the server's log for the replication connection of asof"));
+            }
+            world.sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    async fn details(&self, session: &mut Session, listing: &Listing, stopped: &Stopped) -> Result<Details> {
+        let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
+        let tablespaces = listing.tablespaces.iter();
+        Ok(Details {
+            major: self.contact.major.number(),
+            version: self.contact.version.clone(),
+            standby: self.contact.in_recovery,
+            reading: self.reader.reading,
+            checksums: self.control.has_data_checksums(),
+            backup_label: stopped.label_text.clone(),
+            tablespace_map: stopped.tablespace_map.clone(),
+            tablespaces: tablespaces
+                .map(|space| TablespaceRecord { oid: space.oid, location: space.location.as_ref().map(text) })
+                .collect(),
+            settings: session.settings().await?,
+            extensions: session.extensions().await?,
+            platform: session.platform().await?,
+            data_directory: self.contact.data_directory.clone(),
+        })
+    }
+
+    async fn store_map(&self, copied: &Copied) -> Result<object::Finished> {
+        let Shelf { world, store, keyring, lineage, .. } = self.shelf;
+        let parent = self.parent.as_ref().map(|(_, map)| map);
+        let finished = write_map(world, keyring, *lineage, self.attempt, &copied.map, parent);
+        object::create(store.as_ref(), &finished).await?;
+        Ok(finished)
+    }
+
+    fn backup(
+        &self,
+        started: &Started,
+        stopped: &Stopped,
+        copied: &Copied,
+        map: object::Finished,
+        tainted: Vec<String>,
+        details: &Details,
+    ) -> Backup {
+        let map_of = &copied.map;
+        Backup {
+            id: self.attempt,
+            name: self.request.name.clone(),
+            kind: self.request.kind,
+            started: started.time.0,
+            stopped: stopped.time.0,
+            timeline: stopped.label.start_timeline.0,
+            start: started.lsn.0,
+            stop: stopped.lsn.0,
+            map: map.reference.digest,
+            sizes: Sizes {
+                total: map_of.files.iter().map(|file| file.len).sum(),
+                read: copied.read,
+                changed: copied.changed,
+                stored: copied.stored + map.len,
+                shared: copied.shared,
+                files: map_of.files.len() as u64,
+            },
+            tainted,
+            tags: self.request.tags.clone(),
+            details: serde_json::to_value(details).expect("details can be written as JSON"),
+        }
+    }
+}
+
+/// Reasons for which this backup must never be the only one.
+fn taints(copied: &Copied) -> Vec<String> {
+    let mut by_file: BTreeMap<&[u8], Vec<u32>> = BTreeMap::new();
+    copied.torn.iter().for_each(|torn| by_file.entry(&torn.path).or_default().push(torn.page));
+    let describe = |(path, pages): (&[u8], Vec<u32>)| {
+        let shown: Vec<String> = pages.iter().take(5).map(u32::to_string).collect();
+        let more = if pages.len() > 5 { format!(" and {} more", pages.len() - 5) } else { String::new() };
+        format!("wrong page checksums in {}: page {}{more}", copy::text(path), shown.join(", "))
+    };
+    by_file.into_iter().map(describe).collect()
+}
+
+/// The default name of a manual snapshot: `NAME-manual-YYYYMMDD-HHMMSS`, in UTC.
+pub fn default_name(instance: &str, kind: BackupKind, now: Timestamp) -> String {
+    let kind = match kind {
+        BackupKind::Manual => "manual",
+        BackupKind::Automated => "auto",
+    };
+    format!("{instance}-{kind}-{}", crate::time::compact(now))
+}

@@ -1,0 +1,6 @@
+//! WAL on its way into the repository and back.
+
+pub mod assemble;
+pub mod ingest;
+pub mod shape;
+pub mod stream;

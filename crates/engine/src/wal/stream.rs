@@ -1,0 +1,364 @@
+//! Receives WAL by streaming replication and stores it in the repository.
+//!
+//! Two halves: one reads the stream into [`Ingest`], the other reports to the server what is durable, so that a slow store
+//! never lets the server believe that we are gone. What is reported as written and flushed is what the repository holds;
+//! nothing is ever reported as applied, because nobody can query us (rule 7).
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use asof_postgres::history::TimelineHistory;
+use asof_postgres::lsn::{Lsn, Timeline};
+use asof_postgres::replication::{Standing, WalMessage, WalReader, WalStream, WalWriter};
+use asof_repository::names::Name;
+use asof_repository::store::Created;
+use asof_repository::wal::{Observation, read_history, write_history};
+use futures::future::{Either, select};
+
+use super::ingest::Ingest;
+use super::shape::WalConstants;
+use crate::error::{Error, Result};
+use crate::server::Server;
+use crate::shelf::Shelf;
+
+/// How often the server hears of us at least. PostgreSQL's default `wal_sender_timeout` is 60 s.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often a change of the durable position is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Microseconds from 1970 to 2000, PostgreSQL's epoch.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// How soon the open segment is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As soon as something arrives: commits may be waiting for it.
+    AtOnce,
+    /// That often, while there is something new.
+    Every(Duration),
+}
+
+/// How far a stream is; shared with whoever waits for it.
+#[derive(Default)]
+pub struct StreamProgress {
+    durable: AtomicU64,
+    received: AtomicU64,
+    server: AtomicU64,
+    stop: AtomicBool,
+    ended: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    observed: Mutex<Vec<Observation>>,
+}
+
+impl StreamProgress {
+    /// Everything before this is in the repository.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Everything before this has arrived.
+    pub fn received(&self) -> Lsn {
+        Lsn(self.received.load(Ordering::Acquire))
+    }
+
+    /// How far the server was when it last said so.
+    pub fn server(&self) -> Lsn {
+        Lsn(self.server.load(Ordering::Acquire))
+    }
+
+    /// Asks the stream to store what it has and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Whether the stream has ended, for whatever reason.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Notes that the server's clock was read before its flush position was.
+    pub fn observe(&self, observation: Observation) {
+        self.observed.lock().expect("no holder panics").push(observation);
+    }
+
+    fn wants_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Why the stream ended, if it failed. Can be taken once.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.lock().expect("no holder panics").take()
+    }
+
+    fn hand_over(&self, ingest: &mut Ingest) {
+        let observed = std::mem::take(&mut *self.observed.lock().expect("no holder panics"));
+        observed.into_iter().for_each(|observation| ingest.observe(observation));
+    }
+
+    fn publish(&self, ingest: &Ingest) {
+        self.durable.store(ingest.durable().0, Ordering::Release);
+        self.received.store(ingest.received().0, Ordering::Release);
+    }
+}
+
+/// What a stream needs to know.
+#[derive(Clone)]
+pub struct StreamSettings {
+    /// Where to store.
+    pub shelf: Shelf,
+    /// The server.
+    pub server: Server,
+    /// The constants of its WAL.
+    pub constants: WalConstants,
+    /// The slot to stream through.
+    pub slot: String,
+    /// How soon the open segment is stored.
+    pub pace: Pace,
+}
+
+/// How a timeline's stream ended.
+enum End {
+    Stopped,
+    Switched { timeline: Timeline },
+}
+
+/// How often the server's clock is read.
+const OBSERVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Reads the server's clock, and then its flush position, every few seconds until the stream ends (rule 10): once WAL is
+/// durable through that position, every commit acknowledged before that moment is. An idle instance moves on by this.
+pub async fn observe(world: asof_world::World, server: Server, progress: Arc<StreamProgress>) {
+    let mut connection = None;
+    while !progress.has_ended() && !progress.wants_stop() {
+        // A server that cannot be asked now is asked again; the stream itself reports what is wrong with it.
+        if connection.is_none() {
+            connection = server.connect().await.ok();
+        }
+        if let Some(open) = &mut connection {
+            match read_clock(open).await {
+                Ok(observation) => progress.observe(observation),
+                Err(_) => connection = None,
+            }
+        }
+        let until = world.monotonic() + OBSERVE_EVERY;
+        while world.monotonic() < until && !progress.has_ended() && !progress.wants_stop() {
+            world.sleep(LOOK_EVERY * 10).await;
+        }
+    }
+    if let Some(open) = connection {
+        open.close().await;
+    }
+}
+
+async fn read_clock(connection: &mut asof_postgres::client::Connection) -> Result<Observation> {
+    let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+    let time = connection.query_one(clock).await?.parse_required(0)?;
+    let position = "SELECT pg_current_wal_flush_lsn()";
+    let flushed: Lsn = connection.query_one(position).await?.parse_required(0)?;
+    Ok(Observation { time, flushed: flushed.0 })
+}
+
+/// Streams from `start` (rounded down to a segment) on `timeline` until it is asked to stop, following timeline switches.
+/// `stream_of` opens the replication connection for a timeline and position; the slot exists already.
+pub async fn run(
+    settings: StreamSettings,
+    connection: asof_postgres::client::Connection,
+    timeline: Timeline,
+    start: Lsn,
+    progress: Arc<StreamProgress>,
+) {
+    let result = follow(&settings, connection, timeline, start, &progress).await;
+    if let Err(error) = result {
+        *progress.failure.lock().expect("no holder panics") = Some(error);
+    }
+    progress.ended.store(true, Ordering::Release);
+}
+
+async fn follow(
+    settings: &StreamSettings,
+    mut connection: asof_postgres::client::Connection,
+    mut timeline: Timeline,
+    start: Lsn,
+    progress: &Arc<StreamProgress>,
+) -> Result<()> {
+    let size = settings.constants.segment_size;
+    let mut start = size.floor(start);
+    loop {
+        let history = history_of(settings, &mut connection, timeline).await?;
+        let shape = settings.constants.shape(history);
+        let mut ingest = Ingest::new(settings.shelf.clone(), shape, timeline, start)?;
+        progress.publish(&ingest);
+        let stream = connection.start_physical(Some(&settings.slot), start, timeline).await?;
+        let (end, returned) = pump(settings, stream, &mut ingest, progress).await?;
+        match end {
+            End::Stopped => return Ok(()),
+            End::Switched { timeline: next } => {
+                // The new timeline's first segment begins with the old one's bytes; it is stored whole under its own name.
+                start = size.floor(ingest.received());
+                timeline = next;
+                connection = returned;
+            }
+        }
+    }
+}
+
+/// Gets the history of a timeline, and stores it before any WAL of it (hazard C7).
+async fn history_of(
+    settings: &StreamSettings,
+    connection: &mut asof_postgres::client::Connection,
+    timeline: Timeline,
+) -> Result<TimelineHistory> {
+    if timeline == Timeline::FIRST {
+        return Ok(TimelineHistory::first());
+    }
+    let (_, content) = connection.timeline_history(timeline).await?;
+    let history = TimelineHistory::parse(timeline, &content)
+        .map_err(|error| Error::damaged(error.to_string(), "look at the server's pg_wal"))?;
+    store_history(&settings.shelf, timeline, &content).await?;
+    for ancestor in history.ancestors().iter().filter(|ancestor| ancestor.timeline != Timeline::FIRST) {
+        let known = read_history_of(&settings.shelf, ancestor.timeline).await;
+        if known.is_err()
+            && let Ok((_, content)) = connection.timeline_history(ancestor.timeline).await
+        {
+            store_history(&settings.shelf, ancestor.timeline, &content).await?;
+        }
+    }
+    Ok(history)
+}
+
+async fn read_history_of(shelf: &Shelf, timeline: Timeline) -> Result<Vec<u8>> {
+    Ok(read_history(shelf.store.as_ref(), &shelf.keyring, &shelf.signers, shelf.lineage, timeline.0).await?)
+}
+
+/// Stores a history file; one that is there must be the same (hazard D3).
+pub async fn store_history(shelf: &Shelf, timeline: Timeline, content: &[u8]) -> Result<()> {
+    let object = write_history(&shelf.world, &shelf.keyring, shelf.lineage, timeline.0, content);
+    let name = Name::History { lineage: shelf.lineage, timeline: timeline.0 }.to_string();
+    if shelf.store.create(&name, object.body).await? == Created::New {
+        return Ok(());
+    }
+    if read_history_of(shelf, timeline).await? == content {
+        return Ok(());
+    }
+    let what = format!("timeline {timeline} is stored with another history: two servers chose the same timeline");
+    Err(Error::damaged(
+        what,
+        "register the server that was promoted last with `asof instance add` under a name of its own",
+    ))
+}
+
+async fn pump(
+    settings: &StreamSettings,
+    stream: WalStream,
+    ingest: &mut Ingest,
+    progress: &Arc<StreamProgress>,
+) -> Result<(End, asof_postgres::client::Connection)> {
+    let (mut reader, writer) = stream.split();
+    let silence = Arc::new(AtomicBool::new(false));
+    let urgent = Arc::new(AtomicBool::new(false));
+    let reporting = settings.shelf.world.spawn(report(
+        settings.shelf.world.clone(),
+        writer,
+        progress.clone(),
+        silence.clone(),
+        urgent.clone(),
+    ));
+    let result = receive(settings, &mut reader, ingest, progress, &urgent).await;
+    silence.store(true, Ordering::Release);
+    let writer = reporting.await;
+    let end = result?;
+    let connection = WalStream::join(reader, writer?).finish().await?;
+    Ok((end, connection))
+}
+
+/// Tells the server how far we are, whenever that changes and at least every few seconds.
+async fn report(
+    world: asof_world::World,
+    mut writer: WalWriter,
+    progress: Arc<StreamProgress>,
+    silence: Arc<AtomicBool>,
+    urgent: Arc<AtomicBool>,
+) -> Result<WalWriter> {
+    let (mut told, mut when) = (None, world.monotonic());
+    while !silence.load(Ordering::Acquire) {
+        let durable = progress.durable();
+        let due = world.monotonic().saturating_sub(when) >= STATUS_EVERY;
+        if told != Some(durable) || due || urgent.swap(false, Ordering::AcqRel) {
+            let standing = Standing { write: durable, flush: durable, apply: Lsn::INVALID };
+            writer.send_status(standing, world.now().0 - POSTGRES_EPOCH, false).await?;
+            (told, when) = (Some(durable), world.monotonic());
+        }
+        world.sleep(LOOK_EVERY).await;
+    }
+    let standing = Standing { write: progress.durable(), flush: progress.durable(), apply: Lsn::INVALID };
+    // The stream may have been ended by the server: then nobody listens, and nothing is lost by not saying it.
+    let _ = writer.send_status(standing, world.now().0 - POSTGRES_EPOCH, false).await;
+    Ok(writer)
+}
+
+async fn receive(
+    settings: &StreamSettings,
+    reader: &mut WalReader,
+    ingest: &mut Ingest,
+    progress: &StreamProgress,
+    urgent: &AtomicBool,
+) -> Result<End> {
+    let world = &settings.shelf.world;
+    let mut flushed = world.monotonic();
+    loop {
+        let tick = match settings.pace {
+            Pace::AtOnce if ingest.durable() < ingest.received() => Duration::ZERO,
+            _ => LOOK_EVERY * 5,
+        };
+        let message = match select(Box::pin(reader.next()), Box::pin(world.sleep(tick))).await {
+            Either::Left((message, _)) => Some(message?),
+            Either::Right(_) => None,
+        };
+        let idle = message.is_none();
+        progress.hand_over(ingest);
+        if let Some(end) = handle(message, ingest, progress, urgent).await? {
+            ingest.flush().await?;
+            progress.publish(ingest);
+            return Ok(end);
+        }
+        let due = match settings.pace {
+            Pace::AtOnce => idle,
+            Pace::Every(interval) => world.monotonic().saturating_sub(flushed) >= interval,
+        };
+        if due || progress.wants_stop() {
+            ingest.flush().await?;
+            flushed = world.monotonic();
+        }
+        progress.publish(ingest);
+        if progress.wants_stop() {
+            return Ok(End::Stopped);
+        }
+    }
+}
+
+async fn handle(
+    message: Option<WalMessage>,
+    ingest: &mut Ingest,
+    progress: &StreamProgress,
+    urgent: &AtomicBool,
+) -> Result<Option<End>> {
+    match message {
+        None => {}
+        Some(WalMessage::Data { start, server_end, bytes, .. }) => {
+            progress.server.fetch_max(server_end.0, Ordering::AcqRel);
+            ingest.take(start, &bytes).await?;
+        }
+        Some(WalMessage::Keepalive { server_end, reply_requested, .. }) => {
+            // Its clock is no observation: the walsender reads it after the position, and a commit may lie in between.
+            progress.server.fetch_max(server_end.0, Ordering::AcqRel);
+            if reply_requested {
+                urgent.store(true, Ordering::Release);
+            }
+        }
+        Some(WalMessage::TimelineEnd { next_timeline, .. }) => {
+            return Ok(Some(End::Switched { timeline: next_timeline }));
+        }
+    }
+    Ok(None)
+}
