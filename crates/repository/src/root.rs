@@ -23,6 +23,9 @@ use crate::store::{Created, ReadRange, Store};
 
 const ALL_ROLES: [Role; 3] = [Role::Writer, Role::Operator, Role::Collector];
 const WRITE_ONLY_PREFIX: &str = "ASOF-WRITE-ONLY-KEY-1:";
+/// scrypt's cost as a power of two: 256 MiB and about a second. Fixed, so that a slower machine opens what a faster one
+/// sealed, and so that a forged key file cannot ask for more.
+const PASSPHRASE_WORK: u8 = 18;
 
 /// `repository.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +92,8 @@ impl std::str::FromStr for Fingerprint {
 pub enum Key {
     /// Opens one of the repository's `keys/`: all rights of that recipient.
     Full(age::x25519::Identity),
+    /// Opens the one among the repository's `keys/` that was sealed to it: all rights of that recipient.
+    Passphrase(SecretString),
     /// Backs up, lists and checks; cannot restore.
     WriteOnly {
         /// The index key.
@@ -188,6 +193,20 @@ impl SealedKeys {
         let mut plain = zeroize::Zeroizing::new(Vec::new());
         std::io::Read::read_to_end(&mut reader, &mut plain).map_err(|error| Error::corrupt(object, error))?;
         serde_json::from_slice(&plain).map_err(|error| Error::corrupt(object, error))
+    }
+
+    fn keyring(self, root: &Root, object: &str) -> Result<Keyring> {
+        if self.repository != root.repository {
+            return Err(Error::denied(object, format!("it was written for repository {}", self.repository)));
+        }
+        let data = Secret::new(self.data);
+        Ok(Keyring {
+            repository: root.repository,
+            index: Secret::new(self.index),
+            data_public: crypto::data_public_key(&data),
+            data_secret: Some(data),
+            signing: SigningKey::new(Secret::new(self.signing)),
+        })
     }
 }
 
@@ -369,6 +388,7 @@ pub async fn open(
     }
     let keyring = match key {
         Key::Full(identity) => full_keyring(store.as_ref(), &root, identity).await?,
+        Key::Passphrase(passphrase) => passphrase_keyring(store.as_ref(), &root, passphrase).await?,
         Key::WriteOnly { index, data_public, signing } => Keyring {
             repository: root.repository,
             index: index.clone(),
@@ -391,18 +411,22 @@ async fn full_keyring(store: &dyn Store, root: &Root, identity: &age::x25519::Id
         }
         other => other?,
     };
-    let keys = SealedKeys::open(&sealed, identity, &name)?;
-    if keys.repository != root.repository {
-        return Err(Error::denied(&name, format!("it was written for repository {}", keys.repository)));
+    SealedKeys::open(&sealed, identity, &name)?.keyring(root, &name)
+}
+
+/// Tries the passphrase on every key file that is sealed to one. The listing only helps to find it: a passphrase that opens
+/// none of the files listed is refused, and nothing else follows from that.
+async fn passphrase_keyring(store: &dyn Store, root: &Root, passphrase: &SecretString) -> Result<Keyring> {
+    let mut identity = age::scrypt::Identity::new(passphrase.clone());
+    identity.set_max_work_factor(PASSPHRASE_WORK);
+    for listed in store.list("keys/").await? {
+        let sealed = store.read(&listed.name, ReadRange::Whole).await?;
+        let is_candidate = age::Decryptor::new(sealed.as_ref()).is_ok_and(|sealed| sealed.is_scrypt());
+        if is_candidate && let Ok(keys) = SealedKeys::open(&sealed, &identity, &listed.name) {
+            return keys.keyring(root, &listed.name);
+        }
     }
-    let data = Secret::new(keys.data);
-    Ok(Keyring {
-        repository: root.repository,
-        index: Secret::new(keys.index),
-        data_public: crypto::data_public_key(&data),
-        data_secret: Some(data),
-        signing: SigningKey::new(Secret::new(keys.signing)),
-    })
+    Err(Error::denied(store.place(), "the passphrase opens none of the keys that the store lists"))
 }
 
 async fn open_with(world: &World, store: Arc<dyn Store>, root: Root, keyring: Keyring) -> Result<Repository> {
@@ -458,7 +482,8 @@ impl Repository {
         let data = self.keyring.require_data_secret("a new key")?.clone();
         let id = self.world.id();
         let signing = SigningKey::new(Secret::random(&self.world));
-        let recipient = age::scrypt::Recipient::new(passphrase);
+        let mut recipient = age::scrypt::Recipient::new(passphrase);
+        recipient.set_work_factor(PASSPHRASE_WORK);
         let sealed = SealedKeys::seal(&self.keyring, &data, &signing, &recipient)?;
         self.store_key(id, sealed, label, &signing).await?;
         Ok(id)
