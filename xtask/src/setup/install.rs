@@ -76,12 +76,17 @@ fn privileged(program: &str) -> Command {
 }
 
 fn privileged_or_explain(packages: &str) -> Outcome {
-    if place::is_root() || run::which("sudo").is_some() {
+    let by_hand = format!("as root, run apt-get install {packages}, then run this again");
+    if place::is_root() {
         return Ok(());
     }
-    Err(format!(
-        "packages are missing and there is no sudo: as root, run apt-get install {packages}, then run this again"
-    ))
+    if run::which("sudo").is_none() {
+        return Err(format!("packages are missing and there is no sudo: {by_hand}"));
+    }
+    if !io::stdin().is_terminal() && run::quietly(&mut privileged("true")).is_none() {
+        return Err(format!("packages are missing, sudo asks for a password and there is no terminal: {by_hand}"));
+    }
+    Ok(())
 }
 
 /// Tells postgresql-common, before it is installed, not to create and start a server of its own.
