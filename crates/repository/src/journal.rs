@@ -229,8 +229,7 @@ impl<S: State> Journal<S> {
                 epoch,
                 entry: &entry,
             };
-            let plain = serde_json::to_vec(&envelope).expect("an entry can be written as JSON");
-            assert!(plain.len() <= MAX_ENTRY_LEN, "an entry is as short as its reader demands");
+            let plain = written(&envelope)?;
             let capacity = plain.len() + 1024;
             let writer = ObjectWriter::new(&self.world, &self.keyring, name, Kind::Entry, false, capacity);
             let object = writer.finish(&self.keyring, &plain, &mut Encoder::new(3));
@@ -242,6 +241,20 @@ impl<S: State> Journal<S> {
             }
         }
     }
+}
+
+/// An entry as it is stored, proven to be readable: one that nobody can read would end the journal for good.
+fn written<E: Serialize + DeserializeOwned>(envelope: &Envelope<&E>) -> Result<Vec<u8>> {
+    let refused = |reason: &dyn std::fmt::Display| Error::invalid(format!("the entry cannot be recorded: {reason}"));
+    let plain = serde_json::to_vec(envelope).map_err(|error| refused(&error))?;
+    if plain.len() > MAX_ENTRY_LEN {
+        return Err(refused(&format!("it has {} bytes, and {MAX_ENTRY_LEN} are allowed", plain.len())));
+    }
+    let back: Envelope<E> = serde_json::from_slice(&plain).map_err(|error| refused(&error))?;
+    if serde_json::to_vec(&back).ok().as_ref() != Some(&plain) {
+        return Err(refused(&"it does not read back as it was written"));
+    }
+    Ok(plain)
 }
 
 /// Opens an entry signed by anybody who is registered, in whatever role.

@@ -156,7 +156,8 @@ pub struct Backup {
     pub id: Id,
     /// Its name, free to choose; unique among those that exist.
     pub name: String,
-    /// Automated or manual.
+    /// Automated or manual. `kind` in JSON is that of the entry.
+    #[serde(rename = "backup_kind")]
     pub kind: BackupKind,
     /// When it was started and ended, by the server's clock, in microseconds since 1970.
     pub started: i64,
