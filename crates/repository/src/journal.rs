@@ -85,8 +85,20 @@ pub struct Journal<S: State> {
     last: Digest,
     state: S,
     voids: Vec<Void>,
-    /// A slot that did not open and is not yet followed by another.
-    suspect: Option<Error>,
+}
+
+/// A slot behind the last that opened. The next that opens says whether it counts; until then it may be a decision.
+struct Unopened {
+    number: u64,
+    digest: Digest,
+    error: Error,
+}
+
+/// A slot that opened.
+struct Slot<E> {
+    context: Context,
+    previous: Digest,
+    entry: E,
 }
 
 impl<S: State> Journal<S> {
@@ -109,7 +121,6 @@ impl<S: State> Journal<S> {
             last: [0; 32],
             state: empty,
             voids: Vec::new(),
-            suspect: None,
         };
         journal.refresh().await?;
         Ok(journal)
@@ -140,57 +151,58 @@ impl<S: State> Journal<S> {
         self.state.signers(&self.signers)
     }
 
-    /// Reads what was appended since; fails when the last slot is damaged, because it may be a decision.
+    /// Reads what was appended since. Fails when the last slot is damaged, because it may be a decision; the journal then
+    /// stays where it was, and the next refresh reads that slot again.
     pub async fn refresh(&mut self) -> Result<()> {
-        self.suspect = None;
+        let mut unopened: Vec<Unopened> = Vec::new();
         loop {
-            let name = Name::Entry(self.of, self.number + 1);
+            let number = unopened.last().map_or(self.number, |slot| slot.number) + 1;
+            let name = Name::Entry(self.of, number);
             let bytes = match self.store.read(&name.to_string(), ReadRange::Whole).await {
                 Ok(bytes) => bytes,
                 Err(error) if error.is_not_found() => break,
                 Err(error) => return Err(error),
             };
-            self.take(name, &bytes)?;
+            let digest = crypto::digest(&bytes);
+            match self.decode(number, name, &bytes) {
+                Ok(slot) => self.take(slot, digest, std::mem::take(&mut unopened))?,
+                Err(error @ Error::Corrupt { .. }) => unopened.push(Unopened { number, digest, error }),
+                Err(error) => return Err(error),
+            }
         }
-        match &self.suspect {
+        match unopened.into_iter().next() {
             None => Ok(()),
-            Some(Error::Corrupt { object, reason }) => Err(Error::corrupt(object, reason)),
-            Some(error) => Err(Error::corrupt(Name::Entry(self.of, self.number), error)),
+            Some(slot) => Err(slot.error),
         }
     }
 
-    /// Folds the next slot.
-    fn take(&mut self, name: Name, bytes: &[u8]) -> Result<()> {
-        let number = self.number + 1;
-        match self.decode(name, bytes) {
-            Ok((context, previous, entry)) => {
-                if previous != self.last {
-                    let before = Name::Entry(self.of, self.number);
-                    return Err(Error::corrupt(before, format!("it was changed after entry {number} was written")));
-                }
-                if let Some(error) = self.suspect.take() {
-                    self.voids.push(Void { number: self.number, reason: error.to_string() });
-                }
-                match self.state.check(&context, &entry) {
-                    Ok(()) => self.state.apply(&context, entry),
-                    Err(reason) => self.voids.push(Void { number, reason }),
-                }
-            }
-            Err(error @ Error::Corrupt { .. }) => {
-                if let Some(earlier) = self.suspect.replace(error) {
-                    self.voids.push(Void { number: self.number, reason: earlier.to_string() });
-                }
-            }
-            Err(error) => return Err(error),
+    /// Folds a slot that opened, behind some that did not.
+    fn take(&mut self, slot: Slot<S::Entry>, digest: Digest, unopened: Vec<Unopened>) -> Result<()> {
+        let Slot { context, previous, entry } = slot;
+        if previous != unopened.last().map_or(self.last, |slot| slot.digest) {
+            let before = Name::Entry(self.of, context.number - 1);
+            return Err(Error::corrupt(before, format!("it was changed after entry {} was written", context.number)));
         }
-        self.number = number;
-        self.last = crypto::digest(bytes);
+        self.voids.extend(unopened.into_iter().map(|slot| Void { number: slot.number, reason: slot.error.to_string() }));
+        match self.admit(&context, &entry) {
+            Ok(()) => self.state.apply(&context, entry),
+            Err(reason) => self.voids.push(Void { number: context.number, reason }),
+        }
+        self.number = context.number;
+        self.last = digest;
         Ok(())
     }
 
-    fn decode(&self, name: Name, bytes: &[u8]) -> Result<(Context, Digest, S::Entry)> {
-        let number = self.number + 1;
-        // The role depends on the content: any registered signer may have written it, and which one is checked below.
+    /// Whether the entry counts: its signer may write this kind, and it may follow what was folded so far. Everybody finds
+    /// the same, so that one who may write entries but not this one neither decides nor blocks anything (hazards, 2.1).
+    fn admit(&self, context: &Context, entry: &S::Entry) -> Result<(), String> {
+        let object = Name::Entry(self.of, context.number).to_string();
+        self.signers().require(context.signer, S::role(entry), &object).map_err(|error| error.to_string())?;
+        self.state.check(context, entry)
+    }
+
+    fn decode(&self, number: u64, name: Name, bytes: &[u8]) -> Result<Slot<S::Entry>> {
+        // The role depends on the content: any registered signer may have written it; `admit` asks whether this one may.
         let opened = open_entry(&self.keyring, self.signers(), name, bytes)?;
         if opened.index.len() > MAX_ENTRY_LEN {
             return Err(Error::corrupt(name, "it is longer than an entry may be"));
@@ -201,13 +213,12 @@ impl<S: State> Journal<S> {
         if envelope.number != number {
             return Err(Error::corrupt(name, format!("it says that it is entry {}", envelope.number)));
         }
-        self.signers().require(opened.signer, S::role(&envelope.entry), &name.to_string())?;
         let mut previous = [0; 32];
         hex::decode_to_slice(&envelope.previous, &mut previous)
             .map_err(|_| Error::corrupt(name, "the digest of the entry before is not one"))?;
         let time = Timestamp(envelope.time);
         let context = Context { number, time, epoch: envelope.epoch, signer: opened.signer };
-        Ok((context, previous, envelope.entry))
+        Ok(Slot { context, previous, entry: envelope.entry })
     }
 
     /// Appends `entry` at the end, wherever that is by now. Returns its number once it is durable.
