@@ -123,7 +123,24 @@ impl<S: State> Journal<S> {
             voids: Vec::new(),
         };
         journal.refresh().await?;
+        journal.expect_nothing_behind_the_end().await?;
         Ok(journal)
+    }
+
+    /// An absent slot ends the journal, and a lost one looks the same. So look one further: what stands there proves that the
+    /// slot before it was lost, and with it everything behind would silently count for nothing.
+    async fn expect_nothing_behind_the_end(&mut self) -> Result<()> {
+        let end = self.number;
+        match self.store.len(&Name::Entry(self.of, end + 2).to_string()).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            other => other?,
+        };
+        // Somebody may have appended both since the end was found.
+        self.refresh().await?;
+        if self.number > end {
+            return Ok(());
+        }
+        Err(Error::corrupt(Name::Entry(self.of, end + 1), "it is missing, although the entry behind it is there"))
     }
 
     /// What the entries add up to.
