@@ -340,6 +340,10 @@ impl State for Lineage {
             Entry::Takeover { .. } if context.epoch == self.epoch => {
                 Err(format!("epoch {} is in force already", self.epoch))
             }
+            Entry::Takeover { .. } => Ok(()),
+            _ if context.epoch > self.epoch => {
+                Err(format!("epoch {} is in force, and no takeover began epoch {}", self.epoch, context.epoch))
+            }
             Entry::AttemptStarted { attempt } if self.attempts.contains_key(attempt) => {
                 Err(format!("attempt {attempt} was started already"))
             }
