@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::keyring::{Keyring, Role, Signers};
 use crate::names::{JournalOf, Name};
 use crate::object::{self, Kind, ObjectWriter};
+use crate::serial;
 use crate::store::{Created, ReadRange, Store};
 
 /// The longest entry: bounds what a reader parses.
@@ -230,9 +231,8 @@ impl<S: State> Journal<S> {
         if envelope.number != number {
             return Err(Error::corrupt(name, format!("it says that it is entry {}", envelope.number)));
         }
-        let mut previous = [0; 32];
-        hex::decode_to_slice(&envelope.previous, &mut previous)
-            .map_err(|_| Error::corrupt(name, "the digest of the entry before is not one"))?;
+        let previous = serial::digits(&envelope.previous)
+            .ok_or_else(|| Error::corrupt(name, "the digest of the entry before is not one"))?;
         let time = Timestamp(envelope.time);
         let context = Context { number, time, epoch: envelope.epoch, signer: opened.signer };
         Ok(Slot { context, previous, entry: envelope.entry })

@@ -29,6 +29,7 @@ const PASSPHRASE_WORK: u8 = 18;
 
 /// `repository.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Root {
     /// The format of every object.
     pub format: u8,
@@ -59,9 +60,8 @@ impl Root {
     }
 
     fn is_signed(&self) -> bool {
-        let mut signature = [0; 64];
-        hex::decode_to_slice(&self.signature, &mut signature).is_ok()
-            && crypto::signature_holds(&self.root_key, &self.message(), &signature)
+        serial::digits(&self.signature)
+            .is_some_and(|signature| crypto::signature_holds(&self.root_key, &self.message(), &signature))
     }
 
     /// The root key's fingerprint.
@@ -352,6 +352,13 @@ fn signed_root(keyring: &Keyring, now: Timestamp, single_writer: bool) -> Root {
     root
 }
 
+/// What every `repository.json` says, whatever its version.
+#[derive(Deserialize)]
+struct Version {
+    format: u64,
+    revision: u64,
+}
+
 /// Reads `repository.json`; `None` when there is none.
 pub async fn read_root(store: &dyn Store) -> Result<Option<Root>> {
     let name = Name::Root.to_string();
@@ -360,12 +367,14 @@ pub async fn read_root(store: &dyn Store) -> Result<Option<Root>> {
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let root: Root = serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&name, error))?;
-    if (root.format, root.revision) != (FORMAT, REVISION) {
-        let found = format!("format {}.{}", root.format, root.revision);
+    // The version first: another one may have other fields.
+    let version: Version = serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&name, error))?;
+    if (version.format, version.revision) != (u64::from(FORMAT), u64::from(REVISION)) {
+        let found = format!("format {}.{}", version.format, version.revision);
         let reason = format!("it has {found} and this asof reads {FORMAT}.{REVISION}; use the asof that wrote it");
         return Err(Error::denied(store.place(), reason));
     }
+    let root: Root = serde_json::from_slice(&bytes).map_err(|error| Error::corrupt(&name, error))?;
     if !root.is_signed() {
         return Err(Error::corrupt(&name, "the root key's signature does not hold"));
     }

@@ -23,8 +23,14 @@ pub(crate) mod digest {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(String::deserialize(deserializer)?, &mut bytes).map_err(D::Error::custom)?;
-        Ok(bytes)
+        let text = String::deserialize(deserializer)?;
+        super::digits(&text).ok_or_else(|| D::Error::custom("a digest or key is not 64 lowercase hexadecimal digits"))
     }
+}
+
+/// `N` bytes from lowercase digits: one text for one value, so that no change of a stored text goes unseen.
+pub(crate) fn digits<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let is_lowercase = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    (is_lowercase && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
 }
