@@ -1,0 +1,1 @@
+//! Packs, maps and WAL: what was stored comes back, and nothing else ever does.
