@@ -22,6 +22,12 @@ use crate::store::Store;
 pub const PAGES_PER_FRAME: u32 = 16;
 /// A pack is closed when it has grown to this: large enough for cheap object storage, small enough for quick retries.
 pub const PACK_LEN: usize = 32 << 20;
+/// A pack is also closed when its index has grown to this: pages that compress to nothing would otherwise need an index
+/// that no reader accepts.
+const INDEX_LEN: usize = 4 << 20;
+/// Bytes in the index that a frame and a page need at most, besides paths.
+const FRAME_ENTRY_LEN: usize = 50;
+const PAGE_ENTRY_LEN: usize = 21;
 /// What the last frame and the index may need beyond [`PACK_LEN`].
 const SLACK: usize = 2 << 20;
 /// Nearly every index fits into this many last bytes.
@@ -31,6 +37,8 @@ const INDEX_GUESS: u64 = 512 << 10;
 pub struct PackWriter {
     object: ObjectWriter,
     index: PackIndex,
+    /// What the index will need at most.
+    index_len: usize,
 }
 
 /// One frame as the index describes it.
@@ -67,12 +75,12 @@ impl PackWriter {
     /// Starts a pack.
     pub fn new(world: &World, keyring: &Keyring, id: PackId) -> Self {
         let object = ObjectWriter::new(world, keyring, Name::Pack(id), Kind::Pack, true, PACK_LEN + SLACK);
-        Self { object, index: PackIndex::default() }
+        Self { object, index: PackIndex::default(), index_len: 0 }
     }
 
     /// Whether it has reached its length.
     pub fn is_full(&self) -> bool {
-        self.object.len() >= PACK_LEN
+        self.object.len() >= PACK_LEN || self.index_len >= INDEX_LEN
     }
 
     /// Whether it holds no frame.
@@ -99,6 +107,7 @@ impl PackWriter {
         assert_eq!(blocks.len(), hashes.len(), "every page has a hash");
         let number = self.next_frame();
         let section = self.object.section(Class::Data, number, plain, encoder);
+        self.index_len += FRAME_ENTRY_LEN + blocks.len() * PAGE_ENTRY_LEN;
         let file = self.file_number(file);
         self.index.frames.push(FrameEntry { file, section, blocks: blocks.to_vec(), hashes: hashes.to_vec() });
         (number, section)
@@ -107,6 +116,7 @@ impl PackWriter {
     /// Frames come file by file: only the last path can be the same.
     fn file_number(&mut self, file: &[u8]) -> u32 {
         if self.index.files.last().is_none_or(|last| last != file) {
+            self.index_len += file.len() + 5;
             self.index.files.push(file.to_vec());
         }
         u32::try_from(self.index.files.len() - 1).expect("a pack holds few files")
