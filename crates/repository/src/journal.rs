@@ -112,17 +112,8 @@ impl<S: State> Journal<S> {
         of: JournalOf,
         empty: S,
     ) -> Result<Self> {
-        let mut journal = Self {
-            world,
-            store,
-            keyring,
-            signers,
-            of,
-            number: 0,
-            last: [0; 32],
-            state: empty,
-            voids: Vec::new(),
-        };
+        let mut journal =
+            Self { world, store, keyring, signers, of, number: 0, last: [0; 32], state: empty, voids: Vec::new() };
         journal.refresh().await?;
         journal.expect_nothing_behind_the_end().await?;
         Ok(journal)
@@ -201,7 +192,8 @@ impl<S: State> Journal<S> {
             let before = Name::Entry(self.of, context.number - 1);
             return Err(Error::corrupt(before, format!("it was changed after entry {} was written", context.number)));
         }
-        self.voids.extend(unopened.into_iter().map(|slot| Void { number: slot.number, reason: slot.error.to_string() }));
+        self.voids
+            .extend(unopened.into_iter().map(|slot| Void { number: slot.number, reason: slot.error.to_string() }));
         match self.admit(&context, &entry) {
             Ok(()) => self.state.apply(&context, entry),
             Err(reason) => self.voids.push(Void { number: context.number, reason }),

@@ -87,6 +87,8 @@ pub struct ObjectWriter {
     sealed_data_key: [u8; SEALED_KEY_LEN],
     buffer: AlignedBuf,
     capacity_limit: usize,
+    /// The lowest fresh number of each class: a number is a nonce, and may be used once.
+    fresh: [u64; 2],
 }
 
 /// An object that is ready to be stored.
@@ -142,7 +144,9 @@ impl ObjectWriter {
         buffer.extend(&prologue(kind as u8));
         let header_digest = crypto::digest(&header);
         let capacity_limit = buffer.capacity();
-        Self { name, header, header_digest, index_key, data_key, sealed_data_key, buffer, capacity_limit }
+        // Number 0 of the index class is the index, which comes last.
+        let fresh = [1, 0];
+        Self { name, header, header_digest, index_key, data_key, sealed_data_key, buffer, capacity_limit, fresh }
     }
 
     /// Bytes written so far.
@@ -160,10 +164,12 @@ impl ObjectWriter {
         &self.sealed_data_key
     }
 
-    /// Seals one section of data or index class under `number`, which must be fresh within its class. Index number 0 is
-    /// the index itself.
+    /// Seals one section of data or index class under `number`; numbers ascend within a class. Index number 0 is the index
+    /// itself.
     pub fn section(&mut self, class: Class, number: u32, plain: &[u8], encoder: &mut Encoder) -> Section {
-        assert!(class == Class::Data || number > 0, "index section 0 is the index");
+        let fresh = &mut self.fresh[class as usize - 1];
+        assert!(u64::from(number) >= *fresh, "section number {number} is not fresh");
+        *fresh = u64::from(number) + 1;
         self.seal(class, number, plain, encoder)
     }
 
