@@ -97,14 +97,14 @@ impl Inner {
         Ok(())
     }
 
-    fn create(&self, name: &str, temporary: &str, body: &Body) -> io::Result<Created> {
+    fn create(&self, name: &str, temporary: &str, body: &Body) -> io::Result<Made> {
         let path = self.path(name)?;
         let directory = path.parent().expect("an object lies in a directory");
         self.ensure_dir(directory)?;
         if self.files.exists(&path)? {
             // Whoever made it may have died before the directory was synced, and we are about to rely on it.
             self.files.sync_dir(directory)?;
-            return Ok(Created::Exists);
+            return Ok(Made { created: Created::Exists, settled: Ok(()) });
         }
         let staging = self.root.join(TEMPORARY);
         self.ensure_dir(&staging)?;
@@ -116,9 +116,7 @@ impl Inner {
         });
         let removed = self.files.remove_file(&staged);
         let created = result?;
-        removed?;
-        self.files.sync_dir(directory)?;
-        Ok(created)
+        Ok(Made { created, settled: removed.and_then(|()| self.files.sync_dir(directory)) })
     }
 
     fn stage(&self, staged: &Path, body: &Body) -> io::Result<()> {
@@ -188,6 +186,12 @@ impl Inner {
     }
 }
 
+/// What became of a creation once the object has its name, and whether that is durable.
+struct Made {
+    created: Created,
+    settled: io::Result<()>,
+}
+
 /// Whether objects below `directory` can begin with `prefix`.
 fn may_hold(directory: &str, prefix: &str) -> bool {
     prefix.starts_with(directory) || directory.starts_with(prefix)
@@ -201,7 +205,12 @@ impl Store for LocalStore {
 
     async fn create(&self, name: &str, body: Body) -> Result<Created> {
         let temporary = self.world.id().to_string();
-        self.call("create", name, move |inner, name| inner.create(name, &temporary, &body)).await
+        let made = self.call("create", name, move |inner, name| inner.create(name, &temporary, &body)).await?;
+        // The object has its name by now: it is there, and may be gone after a crash.
+        let in_doubt =
+            |error| Error::Uncertain { operation: "create", object: name.to_owned(), source: Box::new(error) };
+        made.settled.map_err(in_doubt)?;
+        Ok(made.created)
     }
 
     async fn read(&self, name: &str, range: ReadRange) -> Result<Bytes> {
