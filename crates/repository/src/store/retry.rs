@@ -67,6 +67,16 @@ impl Retrying {
     }
 }
 
+/// What a creation ended with, given whether an earlier try may have happened, whatever the last one said.
+fn settled(name: &str, in_doubt: bool, result: Result<Created>) -> Result<Created> {
+    match result {
+        Err(error) if in_doubt && !matches!(error, Error::Uncertain { .. }) => {
+            Err(Error::Uncertain { operation: "create", object: name.to_owned(), source: Box::new(error) })
+        }
+        other => other,
+    }
+}
+
 #[async_trait]
 impl Store for Retrying {
     fn place(&self) -> String {
@@ -78,18 +88,16 @@ impl Store for Retrying {
         loop {
             match self.inner.create(name, body.clone()).await {
                 Ok(Created::Exists) if in_doubt => {
-                    return match self.is_ours(name, &body).await? {
-                        Some(true) => Ok(Created::New),
-                        _ => Ok(Created::Exists),
-                    };
+                    let created = |ours| if ours == Some(true) { Created::New } else { Created::Exists };
+                    return settled(name, in_doubt, self.is_ours(name, &body).await.map(created));
                 }
                 Err(error) if error.is_transient() => {
                     in_doubt |= matches!(error, Error::Uncertain { .. });
                     if !self.wait(started, &mut tries).await {
-                        return Err(error);
+                        return settled(name, in_doubt, Err(error));
                     }
                 }
-                settled => return settled,
+                other => return settled(name, in_doubt, other),
             }
         }
     }
