@@ -368,6 +368,7 @@ impl Attempt<'_> {
             standby: self.contact.in_recovery,
             reading: self.reader.reading,
             checksums: self.control.has_data_checksums(),
+            minimums: Some(self.control.standby_minimums),
             backup_label: stopped.label_text.clone(),
             tablespace_map: stopped.tablespace_map.clone(),
             tablespaces: tablespaces

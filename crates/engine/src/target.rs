@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use asof_postgres::control::{StandbyMinimums, WalLevel};
 use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::wal::{Decoded, Event, StopReason, WalDecoder};
@@ -81,6 +82,10 @@ pub struct Resolved {
     pub prepared: Vec<String>,
     /// Behind the last stored byte of WAL.
     pub stored_to: Lsn,
+    /// What a server must at least be configured with to replay this WAL, as far as it says so.
+    pub minimums: Option<StandbyMinimums>,
+    /// Tablespaces that were created in it: replay makes them at their original place.
+    pub tablespaces: Vec<String>,
 }
 
 /// The part of the history that a restore walks along.
@@ -183,6 +188,10 @@ struct Walk<'a> {
     prepared: Vec<(u32, String)>,
     stored_to: Lsn,
     ended_by: Option<String>,
+    minimums: Option<StandbyMinimums>,
+    tablespaces: Vec<String>,
+    /// Where WAL says that it cannot be replayed through.
+    minimal: Option<Lsn>,
 }
 
 impl<'a> Walk<'a> {
@@ -200,6 +209,9 @@ impl<'a> Walk<'a> {
             prepared: Vec::new(),
             stored_to: Lsn(0),
             ended_by: None,
+            minimums: None,
+            tablespaces: Vec::new(),
+            minimal: None,
         }
     }
 
@@ -305,6 +317,13 @@ impl<'a> Walk<'a> {
             Event::Prepared(prepared) => {
                 self.prepared.push((prepared.xid, String::from_utf8_lossy(&prepared.gid).into_owned()));
             }
+            Event::ParameterChange { minimums, wal_level, .. } => {
+                self.minimums = Some(larger(self.minimums, *minimums));
+                self.minimal = (*wal_level == WalLevel::Minimal).then_some(start).or(self.minimal);
+            }
+            Event::TablespaceCreated { path, .. } => {
+                self.tablespaces.push(String::from_utf8_lossy(path).into_owned());
+            }
             Event::TransactionEnd(ended) => self.prepared.retain(|(xid, _)| *xid != ended.xid),
             _ => {}
         }
@@ -347,6 +366,10 @@ impl<'a> Walk<'a> {
         if end < self.stop {
             return Err(self.too_early(end));
         }
+        if let Some(at) = self.minimal {
+            let what = format!("the server ran with wal_level=minimal from {at} on, and {target} lies behind that");
+            return Err(Error::refused(what, "choose a target before it, or a backup made after it"));
+        }
         let reached = match target {
             Target::Latest | Target::Backup => true,
             Target::Lsn(at) => self.found || *at <= end,
@@ -368,6 +391,8 @@ impl<'a> Walk<'a> {
             stepped_back: self.stepped_back,
             prepared: self.prepared.into_iter().map(|(_, gid)| gid).collect(),
             stored_to: self.stored_to,
+            minimums: self.minimums,
+            tablespaces: self.tablespaces,
         })
     }
 
@@ -377,6 +402,18 @@ impl<'a> Walk<'a> {
             "{target} lies before the end of the backup: it reaches {end}, the backup is consistent from {stop} on"
         );
         Error::refused(what, "choose a later target or an earlier backup; `asof backup list` shows them")
+    }
+}
+
+/// Each of the settings at its largest: WAL was written under all of them.
+pub(crate) fn larger(known: Option<StandbyMinimums>, new: StandbyMinimums) -> StandbyMinimums {
+    let Some(known) = known else { return new };
+    StandbyMinimums {
+        max_connections: known.max_connections.max(new.max_connections),
+        max_worker_processes: known.max_worker_processes.max(new.max_worker_processes),
+        max_wal_senders: known.max_wal_senders.max(new.max_wal_senders),
+        max_prepared_transactions: known.max_prepared_transactions.max(new.max_prepared_transactions),
+        max_locks_per_transaction: known.max_locks_per_transaction.max(new.max_locks_per_transaction),
     }
 }
 

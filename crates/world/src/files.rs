@@ -116,6 +116,18 @@ pub trait Files: Send + Sync {
     fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Makes a tree of files and directories durable.
+    fn sync_tree(&self, path: &Path) -> io::Result<()> {
+        for entry in self.list(path)? {
+            let child = path.join(&entry.name);
+            match entry.kind {
+                FileKind::Directory => self.sync_tree(&child)?,
+                FileKind::File => self.open_write(&child)?.sync()?,
+                FileKind::Symlink | FileKind::Other => {}
+            }
+        }
+        self.sync_dir(path)
+    }
     /// The entries of a directory, without `.` and `..`, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
     /// Attributes of the entry itself; a symbolic link is not followed.

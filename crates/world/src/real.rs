@@ -250,6 +250,12 @@ impl Files for KernelFiles {
         fs::File::open(path)?.sync_all()
     }
 
+    /// One call for the whole file system: syncing ten thousand files one by one takes a disk flush each. Since Linux 5.8
+    /// syncfs(2) reports writeback errors that happened after the file system was opened here.
+    fn sync_tree(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(fs::File::open(path)?)?)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         fs::read_dir(path)?
             .map(|entry| {

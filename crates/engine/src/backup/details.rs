@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use asof_postgres::control::StandbyMinimums;
 use serde::{Deserialize, Serialize};
 
 /// How the files were read.
@@ -38,6 +39,9 @@ pub struct Details {
     pub reading: Reading,
     /// Whether pages carried checksums, which were verified.
     pub checksums: bool,
+    /// What a server that replays this must at least be configured with.
+    #[serde(with = "minimums", default)]
+    pub minimums: Option<StandbyMinimums>,
     /// `backup_label`, byte for byte: recovery starts where it says.
     pub backup_label: String,
     /// `tablespace_map`, byte for byte; empty without tablespaces.
@@ -52,4 +56,34 @@ pub struct Details {
     pub platform: String,
     /// Where the data directory lay.
     pub data_directory: Option<String>,
+}
+
+/// The five settings as a list, in the order of `pg_control`.
+mod minimums {
+    use asof_postgres::control::StandbyMinimums;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<StandbyMinimums>, serializer: S) -> Result<S::Ok, S::Error> {
+        let list = value.map(|m| {
+            [
+                m.max_connections,
+                m.max_worker_processes,
+                m.max_wal_senders,
+                m.max_prepared_transactions,
+                m.max_locks_per_transaction,
+            ]
+        });
+        list.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<StandbyMinimums>, D::Error> {
+        let list = Option::<[u32; 5]>::deserialize(deserializer)?;
+        Ok(list.map(|[connections, workers, senders, prepared, locks]| StandbyMinimums {
+            max_connections: connections,
+            max_worker_processes: workers,
+            max_wal_senders: senders,
+            max_prepared_transactions: prepared,
+            max_locks_per_transaction: locks,
+        }))
+    }
 }

@@ -1,0 +1,360 @@
+//! Restores: a plan, and the files of an instance as of the plan's target.
+//!
+//! The marker is written first and `pg_control` last; before the marker is removed everything is durable. A directory
+//! with a marker does not start: it has no `pg_control`, or one whose checkpoint is poisoned, so that recovery must begin
+//! where `backup_label` says (hazards A1, E6). WAL up to the target is placed into `pg_wal` before PostgreSQL is started, every
+//! byte authenticated: recovery never waits for the repository and never mistakes an outage for the end of WAL (E1).
+
+mod pages;
+mod plan;
+mod settings;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use asof_postgres::control;
+use asof_postgres::lsn::Timeline;
+use asof_postgres::names::segment_name;
+use asof_repository::map::{MapFile, PageMap, read_map};
+use asof_repository::wal::read_history;
+use asof_world::{FileKind, Owner, WriteMode, create_dir_durable};
+
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+use crate::shelf::Shelf;
+use crate::source::CONTROL_FILE;
+use crate::wal::assemble::read_segment;
+
+pub use plan::{Plan, RestoreRequest, find, plan, short_id};
+pub use settings::recovery_settings;
+
+use pages::{PageWriter, confined, text};
+
+/// The file that says that a restore into this directory is not complete.
+pub const MARKER: &str = "asof-restore-incomplete";
+
+/// How files are written.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// Jobs at once.
+    pub jobs: usize,
+    /// Who shall own the files; ourselves when absent.
+    pub owner: Option<Owner>,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Files of the data directory.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Segments of WAL.
+    pub segments: u64,
+}
+
+/// Executes a plan up to the point at which PostgreSQL can be started on its destination.
+pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: Arc<dyn Observer>) -> Result<Written> {
+    let Shelf { store, keyring, signers, lineage, world } = shelf;
+    observer.event(Event::Phase("reading the map"));
+    keyring.require_data_secret("restore")?;
+    let stored = read_map(store.as_ref(), keyring, signers, *lineage, plan.backup.id, &plan.backup.map).await?;
+    let map = Arc::new(stored.map);
+    let target = Target { shelf: shelf.clone(), root: plan.destination.clone(), owner: options.owner };
+    target.claim().await?;
+    target.directories(&map).await?;
+    observer.event(Event::Phase("restoring"));
+    observer.event(Event::Expect(map.files.iter().map(|file| file.len).sum()));
+    let mut written = write_files(&target, &map, options.jobs, &observer).await?;
+    observer.event(Event::Phase("placing WAL"));
+    written.segments = place_wal(&target, plan, options.jobs).await?;
+    target.small_file("backup_label", plan.details.backup_label.as_bytes()).await?;
+    target.settings(plan, &map).await?;
+    observer.event(Event::Phase("making it durable"));
+    target.sync().await?;
+    let control = map
+        .file(CONTROL_FILE)
+        .ok_or_else(|| Error::damaged("the backup has no pg_control", "run `asof verify`; choose another backup"))?;
+    let bytes = PageWriter::new(shelf.clone(), map.clone()).read(control, 1 << 16).await?;
+    let poisoned = control::with_poisoned_checkpoint(&bytes)
+        .map_err(|error| Error::damaged(format!("the backup's pg_control: {error}"), "run `asof verify`"))?;
+    target.small_file("global/pg_control", &poisoned).await?;
+    target.sync().await?;
+    target.release().await?;
+    let _ = world;
+    Ok(written)
+}
+
+/// The directory that is being filled.
+#[derive(Clone)]
+struct Target {
+    shelf: Shelf,
+    root: PathBuf,
+    owner: Option<Owner>,
+}
+
+impl Target {
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> Result<T> + Send + 'static) -> Result<T> {
+        let target = self.clone();
+        self.shelf.world.blocking(move || work(&target)).await
+    }
+
+    /// Makes the directory ours: it must be new, empty, or the rest of an earlier try of ours.
+    async fn claim(&self) -> Result<()> {
+        self.blocking(|target| {
+            let files = target.shelf.world.files.as_ref();
+            create_dir_durable(files, &target.root, 0o700).map_err(Error::files("create", &target.root))?;
+            let entries = files.list(&target.root).map_err(Error::files("list", &target.root))?;
+            let ours = entries.iter().any(|entry| entry.name == MARKER);
+            if !entries.is_empty() && !ours {
+                let what = format!("{} is not empty", target.root.display());
+                return Err(Error::refused(what, "give a directory that does not exist yet"));
+            }
+            for entry in entries.iter().filter(|entry| entry.name != MARKER) {
+                let path = target.root.join(&entry.name);
+                let removed = match entry.kind {
+                    FileKind::Directory => files.remove_tree(&path),
+                    _ => files.remove_file(&path),
+                };
+                removed.map_err(Error::files("remove", &path))?;
+            }
+            files.set_mode(&target.root, 0o700).map_err(Error::files("set the mode of", &target.root))?;
+            target.own(&target.root)?;
+            if !ours {
+                let about = "A restore by asof into this directory has not ended. Run it again; PostgreSQL does not start here.\n";
+                target.create(&target.root.join(MARKER), about.as_bytes())?;
+            }
+            files.sync_dir(&target.root).map_err(Error::files("sync", &target.root))
+        })
+        .await
+    }
+
+    fn own(&self, path: &Path) -> Result<()> {
+        match self.owner {
+            Some(owner) => self.shelf.world.files.set_owner(path, owner).map_err(Error::files("give away", path)),
+            None => Ok(()),
+        }
+    }
+
+    fn create(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file =
+            self.shelf.world.files.create(path, 0o600, WriteMode::Cached).map_err(Error::files("create", path))?;
+        file.write_at(0, bytes).map_err(Error::files("write", path))?;
+        file.sync().map_err(Error::files("sync", path))?;
+        self.own(path)
+    }
+
+    fn place(&self, path: &[u8]) -> Result<PathBuf> {
+        confined(&self.root, path).ok_or_else(|| {
+            Error::damaged(
+                format!("the backup names a file {:?} outside of its directory", text(path)),
+                "run `asof verify`",
+            )
+        })
+    }
+
+    /// Every directory, including those of files that the listing did not name: a file may be younger than the listing.
+    async fn directories(&self, map: &Arc<PageMap>) -> Result<()> {
+        let map = map.clone();
+        self.blocking(move |target| {
+            let parents = map.files.iter().flat_map(|file| parents(&file.path));
+            let fixed = [b"pg_wal".as_slice(), b"pg_wal/archive_status"];
+            let listed = map.directories.iter().map(Vec::as_slice);
+            let all: std::collections::BTreeSet<&[u8]> = listed.chain(parents).chain(fixed).collect();
+            for directory in all {
+                let path = target.place(directory)?;
+                match target.shelf.world.files.create_dir(&path, 0o700) {
+                    Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                    other => other.map_err(Error::files("create", &path))?,
+                }
+                target.own(&path)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn small_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let (path, bytes) = (self.root.join(name), bytes.to_vec());
+        self.blocking(move |target| target.create(&path, &bytes)).await
+    }
+
+    /// The settings that recovery needs and that keep the restored instance away from production, behind whatever
+    /// `postgresql.auto.conf` says; and the configuration files that PostgreSQL needs, where the backup has none.
+    async fn settings(&self, plan: &Plan, map: &PageMap) -> Result<()> {
+        let auto = match map.file(b"postgresql.auto.conf") {
+            Some(file) => PageWriter::new(self.shelf.clone(), Arc::new(map.clone())).read(file, 1 << 20).await?,
+            None => Vec::new(),
+        };
+        self.small_file("postgresql.auto.conf", &settings::with_recovery(&auto, plan)).await?;
+        self.small_file("recovery.signal", b"").await?;
+        for (name, content) in settings::missing_files(map) {
+            self.small_file(name, content.as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<()> {
+        self.blocking(|target| {
+            target.shelf.world.files.sync_tree(&target.root).map_err(Error::files("sync", &target.root))
+        })
+        .await
+    }
+
+    /// The restore is complete: the marker goes.
+    async fn release(&self) -> Result<()> {
+        self.blocking(|target| {
+            let marker = target.root.join(MARKER);
+            let files = target.shelf.world.files.as_ref();
+            files.remove_file(&marker).map_err(Error::files("remove", &marker))?;
+            files.sync_dir(&target.root).map_err(Error::files("sync", &target.root))
+        })
+        .await
+    }
+}
+
+/// The settings that a server must have at least to replay the plan's WAL: 13 refuses to start below them, 14 pauses.
+fn minimums(plan: &Plan) -> Vec<(&'static str, u32)> {
+    let Some(found) = plan.minimums() else { return Vec::new() };
+    vec![
+        ("max_connections", found.max_connections),
+        ("max_worker_processes", found.max_worker_processes),
+        ("max_wal_senders", found.max_wal_senders),
+        ("max_prepared_transactions", found.max_prepared_transactions),
+        ("max_locks_per_transaction", found.max_locks_per_transaction),
+    ]
+}
+
+fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
+}
+
+/// Files that the restore writes itself, and those that would make the server follow production.
+fn is_ours(path: &[u8]) -> bool {
+    const NAMES: [&[u8]; 6] = [
+        b"postgresql.auto.conf",
+        b"standby.signal",
+        b"recovery.signal",
+        b"backup_label",
+        b"tablespace_map",
+        b"postmaster.pid",
+    ];
+    path == CONTROL_FILE || NAMES.contains(&path) || path.starts_with(b"pg_replslot/")
+}
+
+async fn write_files(
+    target: &Target,
+    map: &Arc<PageMap>,
+    jobs: usize,
+    observer: &Arc<dyn Observer>,
+) -> Result<Written> {
+    let wanted: Vec<usize> = (0..map.files.len()).filter(|at| !is_ours(&map.files[*at].path)).collect();
+    let queue = Arc::new(Mutex::new(wanted.into_iter()));
+    let job = |_| {
+        let (target, map, queue, observer) = (target.clone(), map.clone(), queue.clone(), observer.clone());
+        target.shelf.world.clone().spawn(write_some(target, map, queue, observer))
+    };
+    let running: Vec<_> = (0..jobs.max(1)).map(job).collect();
+    let mut written = Written::default();
+    let mut failure = None;
+    for job in running {
+        match job.await {
+            Ok(part) => {
+                written.files += part.files;
+                written.bytes += part.bytes;
+            }
+            Err(error) => failure = failure.or(Some(error)),
+        }
+    }
+    failure.map_or(Ok(written), Err)
+}
+
+async fn write_some(
+    target: Target,
+    map: Arc<PageMap>,
+    queue: Arc<Mutex<std::vec::IntoIter<usize>>>,
+    observer: Arc<dyn Observer>,
+) -> Result<Written> {
+    let mut writer = PageWriter::new(target.shelf.clone(), map.clone());
+    let mut written = Written::default();
+    loop {
+        let next = queue.lock().expect("no holder panics").next();
+        let Some(at) = next else { return Ok(written) };
+        let file = &map.files[at];
+        if let Err(error) = write_one(&target, &mut writer, file, &observer).await {
+            *queue.lock().expect("no holder panics") = Vec::new().into_iter();
+            return Err(error);
+        }
+        written.files += 1;
+        written.bytes += file.len;
+    }
+}
+
+async fn write_one(
+    target: &Target,
+    writer: &mut PageWriter,
+    file: &MapFile,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    let path = target.place(&file.path)?;
+    let observer = observer.clone();
+    writer.write(file, path.clone(), 0o600, &move |bytes| observer.event(Event::Advance(bytes))).await?;
+    match target.owner {
+        Some(_) => target.blocking(move |target| target.own(&path)).await,
+        None => Ok(()),
+    }
+}
+
+/// Places the WAL of the plan, and every history file that is known, so that the new timeline gets a free number.
+async fn place_wal(target: &Target, plan: &Plan, jobs: usize) -> Result<u64> {
+    for (timeline, content) in histories(&target.shelf, plan.resolved.timeline).await? {
+        target.small_file(&format!("pg_wal/{:08X}.history", timeline.0), &content).await?;
+    }
+    let queue = Arc::new(Mutex::new(plan.segments.clone().into_iter()));
+    let job = |_| {
+        let (target, plan, queue) = (target.clone(), plan.clone(), queue.clone());
+        target.shelf.world.clone().spawn(async move {
+            loop {
+                let next = queue.lock().expect("no holder panics").next();
+                let Some((timeline, start)) = next else { return Ok(()) };
+                place_segment(&target, &plan, timeline, start).await?;
+            }
+        })
+    };
+    let running: Vec<_> = (0..jobs.max(1)).map(job).collect();
+    let mut result: Result<()> = Ok(());
+    for job in running {
+        result = result.and(job.await);
+    }
+    result.map(|()| plan.segments.len() as u64)
+}
+
+/// Places one segment, filled up with zeros behind what is stored of it.
+async fn place_segment(target: &Target, plan: &Plan, timeline: Timeline, start: asof_postgres::lsn::Lsn) -> Result<()> {
+    let size = plan.constants.segment_size;
+    let name = segment_name(timeline, size.segment_of(start), size);
+    let segment = read_segment(&target.shelf, timeline, start, u64::from(size.bytes())).await?;
+    let Some(mut segment) = segment else {
+        let what = format!("WAL segment {name} is missing from the repository");
+        return Err(Error::damaged(what, "choose a target before it, or a backup made after it"));
+    };
+    segment.bytes.resize(size.bytes() as usize, 0);
+    target.small_file(&format!("pg_wal/{name}"), &segment.bytes).await
+}
+
+/// The histories of a timeline and those around it.
+async fn histories(shelf: &Shelf, timeline: Timeline) -> Result<Vec<(Timeline, Vec<u8>)>> {
+    let (mut found, mut missing, mut candidate) = (Vec::new(), 0, 1);
+    while missing < 4 || candidate <= timeline.0 {
+        candidate += 1;
+        match read_history(shelf.store.as_ref(), &shelf.keyring, &shelf.signers, shelf.lineage, candidate).await {
+            Ok(content) => {
+                missing = 0;
+                found.push((Timeline(candidate), content));
+            }
+            Err(error) if error.is_not_found() => missing += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,99 @@
+//! A full cycle against a real server: backup by files, WAL, restore, comparison.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use asof_engine::backup::{self, BackupRequest, Reader, Reading};
+use asof_engine::progress::Silent;
+use asof_engine::restore::{self, RestoreRequest, WriteOptions};
+use asof_engine::server::{self, Server as Link};
+use asof_engine::shelf::Shelf;
+use asof_engine::source::FilesSource;
+use asof_engine::target::{Target, Wanted};
+use asof_postgres::conninfo::{Config, Environment};
+use asof_postgres::version::Major;
+use asof_repository::lineage::BackupKind;
+use asof_repository::root;
+use asof_repository::store::local::LocalStore;
+use asof_testkit::{Options, Server, Workdir, digests, fill_small};
+use asof_world::{Owner, World};
+
+fn link(server: &Server) -> Link {
+    let environment = Environment::empty(1_800_000_000);
+    let config = Config::parse(&server.conninfo(), &environment).expect("the test server's conninfo is valid");
+    Link { config, environment }
+}
+
+fn reader(world: &World, server: &Server) -> Reader {
+    let major = Major::from_number(server.major()).expect("a supported major");
+    let source = FilesSource::new(world.clone(), server.data_dir(), major);
+    Reader { source: Arc::new(source), reading: Reading::Files }
+}
+
+fn request(name: &str) -> BackupRequest {
+    BackupRequest {
+        instance: "prod".to_owned(),
+        name: name.to_owned(),
+        kind: BackupKind::Manual,
+        tags: BTreeMap::new(),
+        fast: true,
+        jobs: 2,
+        rate: None,
+        full_read: false,
+    }
+}
+
+fn owner_of(path: &Path) -> Owner {
+    use std::os::unix::fs::MetadataExt;
+    let data = std::fs::metadata(path).expect("the data directory exists");
+    Owner { uid: data.uid(), gid: data.gid() }
+}
+
+async fn shelf_for(world: &World, server: &Server, repository: &Path) -> Shelf {
+    let store = Arc::new(LocalStore::new(world.clone(), repository));
+    let (mut repository, _) = root::init(world, store, false).await.expect("the repository is made");
+    let (_, control) =
+        server::read_control(world, reader(world, server).source.as_ref()).await.expect("pg_control is read");
+    let facts = server::facts(&control);
+    let (lineage, _) = repository.register("prod", facts, None).await.expect("the lineage is registered");
+    Shelf::new(&repository, lineage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_equals_the_server_it_was_taken_from() {
+    for major in asof_testkit::majors() {
+        let world = World::real();
+        let server = Server::running(major, &Options::default());
+        fill_small(&server);
+        let work = Workdir::new("cycle");
+        let shelf = shelf_for(&world, &server, &work.path().join("repository")).await;
+        let before = digests(&server, "postgres");
+        let report = backup::create(&shelf, &link(&server), reader(&world, &server), &request("first"), Arc::new(Silent))
+            .await
+            .expect("the backup is made");
+        assert!(report.backup.tainted.is_empty());
+
+        let again = backup::create(&shelf, &link(&server), reader(&world, &server), &request("second"), Arc::new(Silent))
+            .await
+            .expect("the second backup is made");
+        assert!(again.backup.sizes.changed < report.backup.sizes.changed / 10, "{:?}", again.backup.sizes);
+
+        for name in ["first", "second"] {
+            let destination = work.path().join(name);
+            let request = RestoreRequest {
+                instance: "prod".to_owned(),
+                backup: Some(name.to_owned()),
+                wanted: Wanted { target: Target::Latest, inclusive: true },
+                timeline: None,
+                destination: destination.clone(),
+            };
+            let plan = restore::plan(&shelf, &request).await.expect("the restore is planned");
+            let options = WriteOptions { jobs: 2, owner: Some(owner_of(server.data_dir())) };
+            restore::write(&shelf, &plan, options, Arc::new(Silent)).await.expect("the files are written");
+            let mut restored = Server::adopt(major, &destination);
+            restored.start();
+            assert_eq!(digests(&restored, "postgres"), before, "{name} on {major}");
+        }
+    }
+}
