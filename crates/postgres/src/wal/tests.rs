@@ -467,3 +467,96 @@ proptest! {
         let _ = event(major, Rmgr(rmgr), info, &content);
     }
 }
+
+/// The first pages of a segment that a server of each major wrote, and that server's control file. Page images in it are compressed.
+const SAMPLES: [(&[u8], &[u8]); 6] = [
+    (include_bytes!("../../testdata/pg_control-13"), include_bytes!("../../testdata/wal-13")),
+    (include_bytes!("../../testdata/pg_control-14"), include_bytes!("../../testdata/wal-14")),
+    (include_bytes!("../../testdata/pg_control-15"), include_bytes!("../../testdata/wal-15")),
+    (include_bytes!("../../testdata/pg_control-16"), include_bytes!("../../testdata/wal-16")),
+    (include_bytes!("../../testdata/pg_control-17"), include_bytes!("../../testdata/wal-17")),
+    (include_bytes!("../../testdata/pg_control-18"), include_bytes!("../../testdata/wal-18")),
+];
+
+fn sample(control: &[u8], bytes: &[u8]) -> (WalShape, Lsn) {
+    let control = crate::control::ControlFile::parse(control).expect("a fixture is valid");
+    let shape = WalShape {
+        major: control.major,
+        system_identifier: control.system_identifier,
+        history: TimelineHistory::first(),
+        segment_size: control.wal_segment_size,
+        wal_block_size: control.wal_block_size,
+        block_size: control.block_size,
+    };
+    let address = Reader(&bytes[8..]).u64().expect("a page header");
+    (shape, Lsn(address))
+}
+
+#[test]
+fn real_wal_of_every_major_tells_what_was_done() {
+    for (control, bytes) in SAMPLES {
+        let (shape, start) = sample(control, bytes);
+        let mut decoder = WalDecoder::new(shape.clone(), start).expect("a segment's start");
+        decoder.feed(bytes);
+        let mut told = Vec::new();
+        while let Decoded::Record(record) = decoder.next() {
+            told.push(match record.event().expect("a known record") {
+                Event::TransactionEnd(end) => match (end.outcome, end.prepared, end.subtransactions.len()) {
+                    (TransactionOutcome::Committed, false, 0) if !end.dropped.is_empty() => "commit with drop",
+                    (TransactionOutcome::Committed, false, 0) => "commit",
+                    (TransactionOutcome::Committed, false, _) => "commit with savepoint",
+                    (TransactionOutcome::Committed, true, _) => "commit prepared",
+                    (TransactionOutcome::Aborted, false, _) => "abort",
+                    (TransactionOutcome::Aborted, true, _) => "rollback prepared",
+                },
+                Event::Prepared(prepared) if prepared.gid == b"keep" => "prepare keep",
+                Event::Prepared(prepared) if prepared.gid == b"lose" => "prepare lose",
+                Event::RelationTruncated { main: true, blocks: 0, .. } => "vacuum to nothing",
+                Event::RelationCreated { fork: crate::names::Fork::Main, .. } => "new file",
+                Event::Truncate { tables, .. } if tables.len() == 1 => "truncate",
+                _ => continue,
+            });
+        }
+        let told: Vec<_> = told.into_iter().skip_while(|what| *what != "commit with savepoint").collect();
+        // "commit" between the parts: DELETE, the catalogue changes of VACUUM.
+        let told: Vec<_> = told.into_iter().filter(|what| *what != "commit").collect();
+        let expect = [
+            "commit with savepoint",
+            "abort",
+            "prepare keep",
+            "commit prepared",
+            "prepare lose",
+            "rollback prepared",
+            "vacuum to nothing",
+            "commit with drop",
+            "new file",
+            "new file",
+            "new file",
+            "truncate",
+            "commit with drop",
+        ];
+        assert_eq!(told, expect, "PostgreSQL {}", shape.major);
+        assert!(decoder.stopped().expect("it stops").reason.is_unwritten());
+    }
+}
+
+#[test]
+fn hz_c9_damaged_real_wal_yields_a_prefix_of_the_undamaged_records() {
+    for (control, bytes) in SAMPLES {
+        let (shape, start) = sample(control, bytes);
+        let (all, stop) = decode(&shape, start, &[bytes]);
+        let end = stop.expect("it stops").valid_end;
+        let used = (end.0 - start.0) as usize;
+        assert!(all.len() > 80 && used > 16_384, "{} records, {used} bytes", all.len());
+        for at in (0..used).step_by(53) {
+            let (found, _) = decode(&shape, start, &[&bytes[..at]]);
+            assert_eq!(found, all[..found.len()], "PostgreSQL {}: cut at {at}", shape.major);
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 0x40;
+            let (found, stop) = decode(&shape, start, &[&damaged]);
+            assert_eq!(found, all[..found.len()], "PostgreSQL {}: damaged at {at}", shape.major);
+            // Only padding may be changed unnoticed.
+            assert!(found.len() < all.len() || stop.expect("it stops").valid_end == end);
+        }
+    }
+}
