@@ -5,8 +5,8 @@
 pub mod backup;
 pub mod error;
 pub mod progress;
-pub mod runtime;
 pub mod restore;
+pub mod runtime;
 pub mod server;
 pub mod shelf;
 pub mod source;

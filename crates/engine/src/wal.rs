@@ -2,5 +2,6 @@
 
 pub mod assemble;
 pub mod ingest;
+pub mod receiver;
 pub mod shape;
 pub mod stream;

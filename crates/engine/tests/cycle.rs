@@ -69,14 +69,16 @@ async fn a_restored_backup_equals_the_server_it_was_taken_from() {
         let work = Workdir::new("cycle");
         let shelf = shelf_for(&world, &server, &work.path().join("repository")).await;
         let before = digests(&server, "postgres");
-        let report = backup::create(&shelf, &link(&server), reader(&world, &server), &request("first"), Arc::new(Silent))
-            .await
-            .expect("the backup is made");
+        let report =
+            backup::create(&shelf, &link(&server), reader(&world, &server), &request("first"), Arc::new(Silent))
+                .await
+                .expect("the backup is made");
         assert!(report.backup.tainted.is_empty());
 
-        let again = backup::create(&shelf, &link(&server), reader(&world, &server), &request("second"), Arc::new(Silent))
-            .await
-            .expect("the second backup is made");
+        let again =
+            backup::create(&shelf, &link(&server), reader(&world, &server), &request("second"), Arc::new(Silent))
+                .await
+                .expect("the second backup is made");
         assert!(again.backup.sizes.changed < report.backup.sizes.changed / 10, "{:?}", again.backup.sizes);
 
         for name in ["first", "second"] {

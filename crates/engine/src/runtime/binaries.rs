@@ -174,8 +174,8 @@ mod tests {
     #[test]
     fn packages_come_before_the_search_path_and_a_given_directory_before_all() {
         let looked = places(Major::V16, None, Some("/opt/pg/bin:relative:/usr/local/pgsql/bin"));
-        let expect =
-            ["/usr/lib/postgresql/16/bin", "/usr/pgsql-16/bin", "/usr/local/pgsql/bin", "/opt/pg/bin"].map(PathBuf::from);
+        let expect = ["/usr/lib/postgresql/16/bin", "/usr/pgsql-16/bin", "/usr/local/pgsql/bin", "/opt/pg/bin"]
+            .map(PathBuf::from);
         assert_eq!(looked, expect);
         assert_eq!(places(Major::V16, Some(Path::new("/x")), Some("/y")), [PathBuf::from("/x")]);
     }

@@ -97,7 +97,12 @@ impl Instance {
     pub fn server(&self, world: &World, database: &str) -> Result<Server> {
         let environment = Environment::empty(u64::try_from(world.now().0 / 1_000_000).unwrap_or(0));
         let mut settings = Settings::default();
-        let pairs = [("user", self.role.as_str()), ("dbname", database), ("application_name", "asof"), ("connect_timeout", "10")];
+        let pairs = [
+            ("user", self.role.as_str()),
+            ("dbname", database),
+            ("application_name", "asof"),
+            ("connect_timeout", "10"),
+        ];
         for (key, value) in pairs {
             settings.set(key, value).map_err(|error| Error::refused(error.to_string(), "name another role"))?;
         }
@@ -214,6 +219,8 @@ fn tablespaces(files: &dyn Files, data: &Path) -> Result<Vec<PathBuf>> {
     };
     let links = entries.into_iter().filter(|entry| entry.kind == FileKind::Symlink);
     links
-        .map(|link| files.read_link(&directory.join(&link.name)).map_err(Error::files("read", directory.join(&link.name))))
+        .map(|link| {
+            files.read_link(&directory.join(&link.name)).map_err(Error::files("read", directory.join(&link.name)))
+        })
         .collect()
 }

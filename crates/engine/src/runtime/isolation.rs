@@ -182,7 +182,13 @@ const FIXED: &[(&str, &str, u32, u32, &str)] = &[
     ("recovery_min_apply_delay", "0", 13, 18, "a delayed standby's delay would hold recovery up"),
     ("promote_trigger_file", "", 13, 15, "a trigger file of production would end recovery early"),
     ("synchronous_standby_names", "", 13, 18, "the first commit would wait for production's standbys"),
-    ("max_logical_replication_workers", "0", 13, 18, "subscriptions would consume the changes that production waits for"),
+    (
+        "max_logical_replication_workers",
+        "0",
+        13,
+        18,
+        "subscriptions would consume the changes that production waits for",
+    ),
     ("session_preload_libraries", "", 13, 18, "libraries of production may not be installed here"),
     ("local_preload_libraries", "", 13, 18, "libraries of production may not be installed here"),
     ("ssl", "off", 13, 18, "production's certificate and key are not here, and the copy listens on this machine only"),
@@ -229,7 +235,8 @@ fn recovery(recovery: Option<&Recovery>, list: &mut Vec<Override>) {
 pub(super) fn after_recovery(list: &mut Vec<Override>) {
     list.retain(|it| {
         let target = ["recovery_target_lsn", "recovery_target_inclusive", "recovery_target_timeline"];
-        !target.contains(&it.name.as_str()) && !["recovery_target_action", "restore_command"].contains(&it.name.as_str())
+        !target.contains(&it.name.as_str())
+            && !["recovery_target_action", "restore_command"].contains(&it.name.as_str())
     });
     recovery(None, list);
 }
@@ -251,7 +258,11 @@ fn text(path: &Path) -> String {
 /// A directory in a comma-separated setting: quoted if it holds anything that divides or ends an entry
 /// (`SplitDirectoriesString`).
 fn quoted_list_entry(path: &str) -> String {
-    if path.contains([',', '"', ' ', '\t', '\n']) { format!("\"{}\"", path.replace('"', "\"\"")) } else { path.to_owned() }
+    if path.contains([',', '"', ' ', '\t', '\n']) {
+        format!("\"{}\"", path.replace('"', "\"\""))
+    } else {
+        path.to_owned()
+    }
 }
 
 mod optional_lsn {

@@ -79,7 +79,8 @@ pub(super) fn write(files: &dyn Files, path: &Path, text: &str, user: &ServerUse
 
 /// Writes the three configuration files of an isolated server.
 pub(super) fn write_configuration(files: &dyn Files, places: &Places, user: &ServerUser) -> Result<()> {
-    let settings = "# Written by asof. What is in force is given on the server's command line; see asof-instance.json.\n";
+    let settings =
+        "# Written by asof. What is in force is given on the server's command line; see asof-instance.json.\n";
     write(files, &places.config_file(), settings, user)?;
     write(files, &places.hba_file(), HBA, user)?;
     write(files, &places.ident_file(), "# Written by asof.\n", user)

@@ -175,12 +175,7 @@ impl PidFile {
     }
 
     fn running(self) -> Status {
-        Status::Running {
-            pid: self.pid,
-            port: self.port,
-            socket_directory: self.socket_directory,
-            ready: self.ready,
-        }
+        Status::Running { pid: self.pid, port: self.port, socket_directory: self.socket_directory, ready: self.ready }
     }
 }
 
@@ -192,12 +187,8 @@ mod tests {
     fn a_pid_file_is_read_by_its_lines() {
         let text = "4711\n/data\n1700000000\n5433\n/run/x\nlocalhost\n  1234  5\nready   \n";
         let file = PidFile::parse(text).expect("is one");
-        let expect = Status::Running {
-            pid: 4711,
-            port: Some(5433),
-            socket_directory: Some("/run/x".into()),
-            ready: true,
-        };
+        let expect =
+            Status::Running { pid: 4711, port: Some(5433), socket_directory: Some("/run/x".into()), ready: true };
         assert_eq!(file.running(), expect);
     }
 

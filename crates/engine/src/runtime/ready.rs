@@ -124,7 +124,8 @@ impl Watch<'_> {
             (ErrorKind::Denied, _) => {
                 let role = &self.instance.role;
                 let why = error.server_error().map(|error| format!(": {}", error.message)).unwrap_or_default();
-                let what = format!("the server in {} refuses the role {role}{why}", self.instance.data_directory.display());
+                let what =
+                    format!("the server in {} refuses the role {role}{why}", self.instance.data_directory.display());
                 Err(Error::refused(what, "name a role that the instance had at the target and that may log in"))
             }
             _ => Err(error.into()),

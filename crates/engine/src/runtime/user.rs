@@ -28,7 +28,8 @@ impl ServerUser {
     /// `Refused` if the user does not exist, is root, or is not ourselves while we are not root.
     pub async fn choose(world: &World, wanted: Option<&str>, original: Option<Owner>) -> Result<Self> {
         let (files, processes) = (world.files.clone(), world.processes());
-        let read = move || (processes.user(), super::places::read_text(files.as_ref(), Path::new(PASSWD), PASSWD_BYTES));
+        let read =
+            move || (processes.user(), super::places::read_text(files.as_ref(), Path::new(PASSWD), PASSWD_BYTES));
         let (ourselves, passwd) = world.blocking(read).await;
         choose(ourselves, &passwd.unwrap_or_default(), wanted, original)
     }

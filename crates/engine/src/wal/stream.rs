@@ -42,34 +42,45 @@ pub enum Pace {
 /// How far a stream is; shared with whoever waits for it.
 #[derive(Default)]
 pub struct StreamProgress {
-    durable: AtomicU64,
-    received: AtomicU64,
-    server: AtomicU64,
-    stop: AtomicBool,
+    /// Positions and the wish to stop are shared with whoever waits through several connections.
+    shared: Arc<Positions>,
     ended: AtomicBool,
     failure: Mutex<Option<Error>>,
     observed: Mutex<Vec<Observation>>,
 }
 
+#[derive(Default)]
+struct Positions {
+    durable: AtomicU64,
+    received: AtomicU64,
+    server: AtomicU64,
+    stop: AtomicBool,
+}
+
 impl StreamProgress {
+    /// The progress of one more connection: positions and the wish to stop are those of `whole`.
+    pub fn following(whole: &Self) -> Self {
+        Self { shared: whole.shared.clone(), ..Self::default() }
+    }
+
     /// Everything before this is in the repository.
     pub fn durable(&self) -> Lsn {
-        Lsn(self.durable.load(Ordering::Acquire))
+        Lsn(self.shared.durable.load(Ordering::Acquire))
     }
 
     /// Everything before this has arrived.
     pub fn received(&self) -> Lsn {
-        Lsn(self.received.load(Ordering::Acquire))
+        Lsn(self.shared.received.load(Ordering::Acquire))
     }
 
     /// How far the server was when it last said so.
     pub fn server(&self) -> Lsn {
-        Lsn(self.server.load(Ordering::Acquire))
+        Lsn(self.shared.server.load(Ordering::Acquire))
     }
 
     /// Asks the stream to store what it has and end.
     pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
+        self.shared.stop.store(true, Ordering::Release);
     }
 
     /// Whether the stream has ended, for whatever reason.
@@ -82,8 +93,9 @@ impl StreamProgress {
         self.observed.lock().expect("no holder panics").push(observation);
     }
 
-    fn wants_stop(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+    /// Whether it was asked to stop.
+    pub fn wants_stop(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
     }
 
     /// Why the stream ended, if it failed. Can be taken once.
@@ -97,8 +109,8 @@ impl StreamProgress {
     }
 
     fn publish(&self, ingest: &Ingest) {
-        self.durable.store(ingest.durable().0, Ordering::Release);
-        self.received.store(ingest.received().0, Ordering::Release);
+        self.shared.durable.store(ingest.durable().0, Ordering::Release);
+        self.shared.received.store(ingest.received().0, Ordering::Release);
     }
 }
 
@@ -204,7 +216,7 @@ async fn follow(
 }
 
 /// Gets the history of a timeline, and stores it before any WAL of it (hazard C7).
-async fn history_of(
+pub(super) async fn history_of(
     settings: &StreamSettings,
     connection: &mut asof_postgres::client::Connection,
     timeline: Timeline,
@@ -346,12 +358,12 @@ async fn handle(
     match message {
         None => {}
         Some(WalMessage::Data { start, server_end, bytes, .. }) => {
-            progress.server.fetch_max(server_end.0, Ordering::AcqRel);
+            progress.shared.server.fetch_max(server_end.0, Ordering::AcqRel);
             ingest.take(start, &bytes).await?;
         }
         Some(WalMessage::Keepalive { server_end, reply_requested, .. }) => {
             // Its clock is no observation: the walsender reads it after the position, and a commit may lie in between.
-            progress.server.fetch_max(server_end.0, Ordering::AcqRel);
+            progress.shared.server.fetch_max(server_end.0, Ordering::AcqRel);
             if reply_requested {
                 urgent.store(true, Ordering::Release);
             }

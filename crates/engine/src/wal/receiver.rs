@@ -1,0 +1,340 @@
+//! The receiver: one slot, from where the repository ends, for as long as it is wanted.
+//!
+//! Where to begin is decided from what is stored and what the server has, before anything is streamed ([`begin`], a pure
+//! function). Every hole is a record in the journal: WAL that the server no longer has is a gap; WAL of ours that a failover
+//! left behind is a tail, which is kept and stays restorable (rule 7). A server that stands behind what is stored on its own
+//! timeline was rolled back: that is refused, because going on would mix two histories (rule 5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use asof_postgres::client::{Connection, ErrorKind};
+use asof_postgres::history::TimelineHistory;
+use asof_postgres::lsn::{Lsn, Timeline};
+use asof_postgres::replication::{Reserve, SlotLife, SystemIdentity};
+use asof_repository::lineage::{Entry, Lineage, WalEvent};
+
+use super::assemble::read_segment_info;
+use super::stream::{self, StreamProgress, StreamSettings};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+use crate::shelf::Shelf;
+use crate::target::newest_timeline;
+
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// The name of a lineage's slot.
+pub fn slot_name(shelf: &Shelf) -> String {
+    format!("asof_{}", &shelf.lineage.to_string()[..12])
+}
+
+/// How far WAL is stored without a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredEnd {
+    /// The newest timeline of which WAL is stored.
+    pub timeline: Timeline,
+    /// Behind the last stored byte of it.
+    pub end: Lsn,
+}
+
+/// Where to begin, and what to record about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// Nothing is stored yet: begin here.
+    Fresh {
+        /// On this timeline.
+        timeline: Timeline,
+        /// At this position.
+        at: Lsn,
+    },
+    /// Go on where the repository ends.
+    Continue(StoredEnd),
+    /// The server's history left ours before our end: our tail stays behind.
+    Tail {
+        /// What is stored of the old timeline.
+        stored: StoredEnd,
+        /// The server's timeline.
+        timeline: Timeline,
+        /// Where it forked.
+        fork: Lsn,
+    },
+    /// The server stands behind what is stored on its own timeline.
+    RolledBack {
+        /// What is stored.
+        stored: StoredEnd,
+        /// Where the server stands.
+        server: Lsn,
+    },
+}
+
+/// Decides where to begin. `history` is that of the server's timeline.
+pub fn begin(stored: Option<StoredEnd>, server: &SystemIdentity, history: &TimelineHistory, kept: Lsn) -> Begin {
+    let Some(stored) = stored else { return Begin::Fresh { timeline: server.timeline, at: kept } };
+    match history.switch_point(stored.timeline) {
+        Some(fork) if fork < stored.end => Begin::Tail { stored, timeline: server.timeline, fork },
+        None if stored.timeline == server.timeline && server.xlogpos < stored.end => {
+            Begin::RolledBack { stored, server: server.xlogpos }
+        }
+        None if stored.timeline != server.timeline => {
+            // Our timeline is not in the server's history at all: it forked before ours began.
+            let fork = history.ancestors().last().map_or(Lsn(0), |ancestor| ancestor.switch_point);
+            Begin::Tail { stored, timeline: server.timeline, fork }
+        }
+        _ => Begin::Continue(stored),
+    }
+}
+
+/// How far WAL is stored, found by reading forward from the last position that the journal knows.
+pub async fn stored_end(shelf: &Shelf, state: &Lineage, size: u64) -> Result<Option<StoredEnd>> {
+    let Some((mut timeline, mut known)) = last_known(state) else { return Ok(None) };
+    loop {
+        let end = end_on(shelf, timeline, known, size).await?;
+        let newest = newest_timeline(shelf, timeline, known).await?;
+        let fork = crate::target::history_of(shelf, newest).await?.switch_point(timeline);
+        // A history alone says nothing about WAL: the first segment behind the fork does.
+        let Some(fork) = fork.filter(|_| newest != timeline) else { return Ok(Some(end)) };
+        if end_on(shelf, newest, fork, size).await?.end == fork {
+            return Ok(Some(end));
+        }
+        (timeline, known) = (newest, fork);
+    }
+}
+
+/// How far one timeline is stored from `known` on, in its own files.
+async fn end_on(shelf: &Shelf, timeline: Timeline, known: Lsn, size: u64) -> Result<StoredEnd> {
+    let (mut end, mut start) = (known, Lsn(known.0 / size * size));
+    loop {
+        let infos = read_segment_info(shelf, timeline, start, size).await?;
+        let Some(last) = infos.last() else { return Ok(StoredEnd { timeline, end }) };
+        end = end.max(Lsn(last.end));
+        if last.end < start.0 + size {
+            return Ok(StoredEnd { timeline, end });
+        }
+        start = Lsn(start.0 + size);
+    }
+}
+
+/// The newest position up to which WAL is known to be stored.
+fn last_known(state: &Lineage) -> Option<(Timeline, Lsn)> {
+    let backups = state.backups.values().map(|known| (known.backup.timeline, known.backup.stop));
+    let events = state.wal.iter().map(|event| match *event {
+        WalEvent::Started { timeline, start } => (timeline, start),
+        WalEvent::Gap { timeline, to, .. } => (timeline, to),
+        WalEvent::Switched { to, at, .. } => (to, at),
+    });
+    backups.chain(events).max().map(|(timeline, at)| (Timeline(timeline), Lsn(at)))
+}
+
+/// Receives until it is asked to stop. A server or store that does not answer is asked again for ever; anything that could
+/// damage what is stored ends the receiver.
+pub async fn receive(
+    settings: &StreamSettings,
+    progress: Arc<StreamProgress>,
+    observer: Arc<dyn Observer>,
+) -> Result<()> {
+    let world = settings.shelf.world.clone();
+    let mut wait = FIRST_WAIT;
+    while !progress.wants_stop() {
+        let before = progress.durable();
+        match receive_once(settings, &progress, &observer).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_transient(&error) => {
+                wait = if progress.durable() > before { FIRST_WAIT } else { LONGEST_WAIT.min(wait * 2) };
+                observer.event(Event::Warning(format!("{}; trying again", describe(&error))));
+                let until = world.monotonic() + wait;
+                while world.monotonic() < until && !progress.wants_stop() {
+                    world.sleep(Duration::from_millis(50)).await;
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether waiting may help: the server restarts, the network or the store is away, the slot is still held by our last session.
+fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::Client(error) => {
+            error.kind() == ErrorKind::Unavailable
+                || matches!(error.sqlstate(), Some("55006" | "57P01" | "57P02" | "57P03"))
+        }
+        Error::Repository(error) => error.is_transient(),
+        _ => false,
+    }
+}
+
+async fn receive_once(
+    settings: &StreamSettings,
+    progress: &Arc<StreamProgress>,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    let mut replication = settings.server.connect_replication().await?;
+    let identity = replication.identify_system().await?;
+    if identity.system_id != settings.constants.system_identifier {
+        let what = format!("the server has system identifier {}, not that of the instance", identity.system_id);
+        return Err(Error::refused(what, "register it under a name of its own with `asof instance add`"));
+    }
+    let kept = ensure_slot(settings, &mut replication).await?;
+    let history = stream::history_of(settings, &mut replication, identity.timeline).await?;
+    let mut journal = settings.shelf.journal().await?;
+    let size = u64::from(settings.constants.segment_size.bytes());
+    let stored = stored_end(&settings.shelf, journal.state(), size).await?;
+    let decision = begin(stored, &identity, &history, kept);
+    let (timeline, start, entry) = act_on(&decision)?;
+    if let Some(entry) = entry {
+        let epoch = journal.state().epoch;
+        journal.append(epoch, entry).await?;
+    }
+    if let Begin::Tail { stored, fork, .. } = &decision {
+        let what =
+            format!("a failover left WAL {fork} .. {} of timeline {} behind; it is kept", stored.end, stored.timeline);
+        observer.event(Event::Warning(what));
+    }
+    observer.event(Event::Note(format!("streaming from {start} on timeline {timeline}")));
+    match run_stream(settings, replication, timeline, start, progress).await {
+        Err(Error::Client(error)) if error.sqlstate() == Some("58P01") => {
+            bridge(settings, &mut journal, timeline, start, kept, observer).await
+        }
+        settled => settled,
+    }
+}
+
+/// The server no longer has the WAL that we need next: the hole becomes a record, and the stream goes on behind it.
+async fn bridge(
+    settings: &StreamSettings,
+    journal: &mut asof_repository::journal::Journal<Lineage>,
+    timeline: Timeline,
+    from: Lsn,
+    kept: Lsn,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    let to = settings.constants.segment_size.floor(kept);
+    if to <= from {
+        let what = format!("the server has no WAL from {from} on, although its slot keeps {kept}");
+        return Err(Error::damaged(what, "look at the server's pg_wal; drop the slot and run the receiver again"));
+    }
+    let epoch = journal.state().epoch;
+    let reason = "the server had removed it before it was received".to_owned();
+    journal.append(epoch, Entry::WalGap { timeline: timeline.0, from: from.0, to: to.0, reason }).await?;
+    observer.event(Event::Warning(format!("WAL {from} .. {to} is lost; make a new backup to protect what follows")));
+    Err(Error::Repository(asof_repository::Error::Unavailable {
+        operation: "continue",
+        object: format!("WAL from {from}"),
+        source: "the gap is recorded; the stream goes on behind it".into(),
+    }))
+}
+
+fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
+    match *decision {
+        Begin::Fresh { timeline, at } => {
+            Ok((timeline, at, Some(Entry::WalStarted { timeline: timeline.0, start: at.0 })))
+        }
+        Begin::Continue(stored) => Ok((stored.timeline, stored.end, None)),
+        Begin::Tail { stored, timeline, fork } => {
+            let (from, to) = (stored.timeline.0, timeline.0);
+            let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0 };
+            Ok((timeline, fork, Some(entry)))
+        }
+        Begin::RolledBack { stored, server } => {
+            let what = format!(
+                "the server stands at {server} on timeline {}, behind {}, which is stored: it was rolled back",
+                stored.timeline, stored.end
+            );
+            Err(Error::damaged(
+                what,
+                "register the rolled-back server with `asof instance add` under a name of its own",
+            ))
+        }
+    }
+}
+
+/// Makes the slot if it is not there and returns from where on it keeps WAL.
+async fn ensure_slot(settings: &StreamSettings, replication: &mut Connection) -> Result<Lsn> {
+    let mut sql = settings.server.connect().await?;
+    if sql.slot_by_sql(&settings.slot).await?.is_none() {
+        replication.create_physical_slot(&settings.slot, SlotLife::Permanent, Reserve::Now).await?;
+    }
+    let view = sql.slot_by_sql(&settings.slot).await?;
+    let position: Option<Lsn> = view.and_then(|view| view.restart_lsn);
+    let kept = match position {
+        Some(kept) => kept,
+        None => sql.query_one("SELECT pg_current_wal_flush_lsn()").await?.parse_required(0)?,
+    };
+    sql.close().await;
+    Ok(settings.constants.segment_size.floor(kept))
+}
+
+async fn run_stream(
+    settings: &StreamSettings,
+    replication: Connection,
+    timeline: Timeline,
+    start: Lsn,
+    progress: &Arc<StreamProgress>,
+) -> Result<()> {
+    let round = Arc::new(StreamProgress::following(progress));
+    let observing = settings.shelf.world.spawn(stream::observe(
+        settings.shelf.world.clone(),
+        settings.server.clone(),
+        round.clone(),
+    ));
+    stream::run(settings.clone(), replication, timeline, start, round.clone()).await;
+    observing.await;
+    round.failure().map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use asof_postgres::history::Ancestor;
+
+    fn server(timeline: u32, at: u64) -> SystemIdentity {
+        SystemIdentity { system_id: 1, timeline: Timeline(timeline), xlogpos: Lsn(at), dbname: None }
+    }
+
+    fn forked(at: u64) -> TimelineHistory {
+        let ancestor = Ancestor { timeline: Timeline(1), switch_point: Lsn(at), reason: Vec::new() };
+        TimelineHistory::new(Timeline(2), vec![ancestor]).expect("a valid history")
+    }
+
+    fn stored(timeline: u32, end: u64) -> StoredEnd {
+        StoredEnd { timeline: Timeline(timeline), end: Lsn(end) }
+    }
+
+    #[test]
+    fn an_empty_repository_begins_where_the_slot_keeps_wal() {
+        let decision = begin(None, &server(1, 900), &TimelineHistory::first(), Lsn(500));
+        assert_eq!(decision, Begin::Fresh { timeline: Timeline(1), at: Lsn(500) });
+    }
+
+    #[test]
+    fn a_receiver_goes_on_where_the_repository_ends() {
+        let decision = begin(Some(stored(1, 800)), &server(1, 900), &TimelineHistory::first(), Lsn(500));
+        assert_eq!(decision, Begin::Continue(stored(1, 800)));
+        let decision = begin(Some(stored(1, 800)), &server(2, 900), &forked(800), Lsn(500));
+        assert_eq!(decision, Begin::Continue(stored(1, 800)));
+    }
+
+    #[test]
+    fn hz_c11_a_failover_below_the_stored_end_leaves_a_tail() {
+        let decision = begin(Some(stored(1, 800)), &server(2, 900), &forked(700), Lsn(500));
+        assert_eq!(decision, Begin::Tail { stored: stored(1, 800), timeline: Timeline(2), fork: Lsn(700) });
+    }
+
+    #[test]
+    fn a_server_behind_the_stored_end_on_its_own_timeline_was_rolled_back() {
+        let decision = begin(Some(stored(1, 800)), &server(1, 700), &TimelineHistory::first(), Lsn(500));
+        assert_eq!(decision, Begin::RolledBack { stored: stored(1, 800), server: Lsn(700) });
+    }
+}
