@@ -4,6 +4,8 @@ pub mod codec;
 pub mod crypto;
 mod cursor;
 pub mod error;
+#[cfg(test)]
+mod hostile;
 pub mod journal;
 pub mod keyring;
 pub mod lineage;

@@ -238,3 +238,48 @@ pub async fn read_pack_index(
     let index = PackIndex::decode(&opened.index).map_err(|reason| Error::corrupt(id, reason))?;
     Ok((index, opened))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn index() -> PackIndex {
+        let section =
+            |offset| Section { offset, stored_len: 300, plain_len: 1 << 15, codec: Codec::Zstd, digest: [3; 16] };
+        let frame = |file, offset, blocks: &[u32]| FrameEntry {
+            file,
+            section: section(offset),
+            blocks: blocks.to_vec(),
+            hashes: blocks.iter().map(|block| [u8::try_from(block % 251).unwrap(); 16]).collect(),
+        };
+        let last: Vec<u32> = (u32::MAX - 16..u32::MAX).collect();
+        let frames =
+            vec![frame(0, 8, &[0, 1, 2]), frame(1, 308, &[7, 300, 70_000]), frame(1, u64::from(u32::MAX), &last)];
+        PackIndex { files: vec![b"base/1/1259".to_vec(), b"global/pg_\xff".to_vec()], frames }
+    }
+
+    #[test]
+    fn an_index_reads_as_it_was_written_or_not_at_all() {
+        for index in [PackIndex::default(), index()] {
+            crate::hostile::check(&index.encode(), |bytes| PackIndex::decode(bytes).ok().map(|index| index.encode()));
+        }
+        assert_eq!(PackIndex::decode(&index().encode()), Ok(index()));
+    }
+
+    #[test]
+    fn what_cannot_be_in_a_pack_is_refused() {
+        let check = |change: fn(&mut PackIndex), says: &str| {
+            let mut index = index();
+            change(&mut index);
+            assert_eq!(PackIndex::decode(&index.encode()).unwrap_err().0, says);
+        };
+        check(|index| index.frames[0].file = 2, "a frame names a file that is not listed");
+        check(|index| index.frames[0].blocks.clear(), "a frame holds 1 to 16 pages");
+        check(|index| index.frames[0].blocks = (0..17).collect(), "a frame holds 1 to 16 pages");
+        check(|index| index.frames[0].section.plain_len = 1 << 30, "a section is longer than sections may be");
+        check(|index| index.frames[0].section.stored_len = 1 << 30, "a section is longer than sections may be");
+        let mut bytes = index().encode();
+        bytes.push(0);
+        assert_eq!(PackIndex::decode(&bytes).unwrap_err().0, "bytes follow its end");
+    }
+}

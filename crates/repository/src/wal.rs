@@ -125,7 +125,11 @@ impl WalIndex {
             end,
             first_commit: mark(take_pair(&mut cursor)?),
             last_commit: mark(take_pair(&mut cursor)?),
-            latest_time: take_pair(&mut cursor)?.map(|(time, _)| time),
+            latest_time: match take_pair(&mut cursor)? {
+                None => None,
+                Some((time, 0)) => Some(time),
+                Some(_) => return Err(Malformed("a time without a position has one")),
+            },
             observed: take_pair(&mut cursor)?.map(|(time, flushed)| Observation { time, flushed }),
         };
         let digest = cursor.array()?;
@@ -232,4 +236,31 @@ pub async fn read_history(
     let name = Name::History { lineage, timeline };
     let bytes = object::read(store, name).await?;
     Ok(object::open(keyring, signers, Role::Writer, name, Kind::History, &bytes)?.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::Codec;
+
+    #[test]
+    fn an_index_reads_as_it_was_written_or_not_at_all() {
+        let mark = CommitMark { time: -1, at: 5 };
+        let info = WalInfo {
+            system_identifier: u64::MAX,
+            segment_size: 1 << 24,
+            end: 1 << 40,
+            first_commit: Some(mark),
+            last_commit: None,
+            latest_time: Some(i64::MIN),
+            observed: Some(Observation { time: 9, flushed: 10 }),
+        };
+        let frame = Section { offset: 8, stored_len: 900, plain_len: 1000, codec: Codec::Raw, digest: [4; 16] };
+        let whole = WalIndex { info, digest: [7; 32], frames: vec![frame; 3] };
+        let empty = WalIndex { info: WalInfo::default(), digest: [0; 32], frames: Vec::new() };
+        for index in [whole, empty] {
+            crate::hostile::check(&index.encode(), |bytes| WalIndex::decode(bytes).ok().map(|index| index.encode()));
+            assert_eq!(WalIndex::decode(&index.encode()), Ok(index));
+        }
+    }
 }
