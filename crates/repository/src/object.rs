@@ -312,7 +312,7 @@ impl Header {
         };
         let name_len = usize::from(u16::from_le_bytes(array(take(2))));
         let reserved: [u8; 6] = array(take(6));
-        if reserved != [0; 6] {
+        if reserved != [0; 6] || fixed[7] > 1 {
             return Err(Error::denied(
                 object,
                 "it needs a feature that this version of asof does not have; update asof",
@@ -418,7 +418,8 @@ pub struct Opened {
 
 /// Opens the index of an object from its last bytes, which `tail` must contain in full; `len` is the object's length.
 ///
-/// The order is: shape, name, key commitment, seal, signature. Nothing is parsed that was not authenticated before.
+/// The order is: shape, name, key commitment, signature, seal. Trailer and header are fixed fields, read before they can be
+/// authenticated; nothing else is parsed before.
 fn open_tail(
     keyring: &Keyring,
     signers: &Signers,
@@ -433,7 +434,8 @@ fn open_tail(
     let trailer = trailer_of(tail, &text)?;
     let tail_len = usize::try_from(trailer.tail_len()).unwrap_or(usize::MAX);
     let start = tail.len().checked_sub(tail_len).ok_or_else(|| damaged("its index is longer than it is"))?;
-    if trailer.header_offset.checked_add(trailer.tail_len()) != Some(len) {
+    let lies_behind_the_prologue = trailer.header_offset >= PROLOGUE_LEN as u64;
+    if !lies_behind_the_prologue || trailer.header_offset.checked_add(trailer.tail_len()) != Some(len) {
         return Err(damaged("its end does not fit its length"));
     }
     let tail = &tail[start..];
