@@ -23,14 +23,20 @@ fn short_pages() -> WalShape {
     shape(1024, TimelineHistory::first())
 }
 
+/// A record as a test compares it: start, content length, and a sum over everything it says.
+type Found = (Lsn, usize, u32);
+
+fn sum(xid: u32, rmgr: Rmgr, info: u8, blocks: &[BlockRef], main_data: &[u8]) -> u32 {
+    crc32c::crc32c(format!("{xid} {rmgr:?} {info} {blocks:?} {main_data:?}").as_bytes())
+}
+
 /// Writes WAL as PostgreSQL lays it out.
 struct Writer {
     shape: WalShape,
     start: Lsn,
     bytes: Vec<u8>,
     previous: u64,
-    /// Start and content length of each record.
-    records: Vec<(Lsn, usize)>,
+    records: Vec<Found>,
 }
 
 impl Writer {
@@ -99,7 +105,12 @@ impl Writer {
             self.bytes.push(0);
         }
         self.previous = start.0;
-        self.records.push((start, content.len()));
+        let main_data = match content.first() {
+            Some(254) => &content[5..],
+            Some(_) => &content[2..],
+            None => &[],
+        };
+        self.records.push((start, content.len(), sum(7, rmgr, info, &[], main_data)));
         start
     }
 
@@ -111,15 +122,16 @@ impl Writer {
     }
 }
 
-/// Start and content length of the records found, and the stop if there was one.
-fn decode(shape: &WalShape, start: Lsn, chunks: &[&[u8]]) -> (Vec<(Lsn, usize)>, Option<Stop>) {
+/// The records found, and the stop if there was one.
+fn decode(shape: &WalShape, start: Lsn, chunks: &[&[u8]]) -> (Vec<Found>, Option<Stop>) {
     let mut decoder = WalDecoder::new(shape.clone(), start).expect("a valid start");
     let mut found = Vec::new();
     for chunk in chunks {
         decoder.feed(chunk);
         while let Decoded::Record(record) = decoder.next() {
             assert!(record.end > record.start);
-            found.push((record.start, record.total_length as usize - 24));
+            let sum = sum(record.xid, record.rmgr, record.info, record.blocks, record.main_data);
+            found.push((record.start, record.total_length as usize - 24, sum));
         }
     }
     assert!(!matches!(decoder.next(), Decoded::Record(_)), "nothing is left behind");
@@ -154,7 +166,7 @@ fn hz_c9_a_flipped_bit_never_yields_a_changed_record() {
         damaged[bit / 8] ^= 1 << (bit % 8);
         let (found, _) = decode(&writer.shape, writer.start, &[&damaged]);
         let at = Lsn(writer.start.0 + bit as u64 / 8);
-        let before = writer.records.iter().take_while(|(start, _)| *start <= at).count();
+        let before = writer.records.iter().take_while(|(start, ..)| *start <= at).count();
         assert_eq!(found, writer.records[..found.len()], "bit {bit}");
         assert!(found.len() + 1 >= before.min(writer.records.len()), "bit {bit}: records before the damage are found");
     }
@@ -234,7 +246,7 @@ fn a_stream_may_begin_inside_a_record() {
 #[test]
 fn decoding_can_go_on_at_any_record_with_its_link_checked() {
     let writer = messages(short_pages(), Lsn(1 << 20), &[100, 3000, 5]);
-    for (index, (start, _)) in writer.records.iter().enumerate().skip(1) {
+    for (index, (start, ..)) in writer.records.iter().enumerate().skip(1) {
         let rest = &writer.bytes[(start.0 - writer.start.0) as usize..];
         for (previous, works) in [(writer.records[index - 1].0, true), (Lsn(8), false)] {
             let decoder = WalDecoder::new(writer.shape.clone(), *start).expect("a valid start");
@@ -273,7 +285,7 @@ fn crashed(overwritten: impl Fn(Lsn) -> Lsn) -> (Writer, Lsn) {
 fn hz_c9_a_record_cut_off_by_a_crash_is_left_out_if_it_is_named() {
     let (writer, lost) = crashed(|lost| lost);
     assert_eq!(decode(&writer.shape, writer.start, &[&writer.bytes]), (writer.records.clone(), None));
-    assert!(writer.records.iter().all(|(start, _)| *start != lost));
+    assert!(writer.records.iter().all(|(start, ..)| *start != lost));
     let (writer, lost) = crashed(|lost| Lsn(lost.0 + 8));
     let stop = decode(&writer.shape, writer.start, &[&writer.bytes]).1.expect("it stops");
     assert_eq!(stop.reason, StopReason::NotOverwritten(lost));
