@@ -8,8 +8,8 @@
 //! - the call **fails** once (refused, half done, done but reported as failed, a sync that forgets), the process goes on
 //!   as it does after an error, and then the power goes.
 //!
-//! What is left is checked, the work is done again by the new process and has to succeed, the check is made again, and
-//! once more after a last power cut that keeps nothing unsynced. [`enumerate_outages`] does the same to the calls that are
+//! What is left is checked. The new process is stopped too, after a few calls, and the power goes. Then it does the work
+//! again, which has to succeed, the check is made again, and once more after a last power cut that keeps nothing unsynced. [`enumerate_outages`] does the same to the calls that are
 //! made to an object store, where answers get lost; [`enumerate_interruptions`] lets a rival do all of its work just
 //! before each call.
 //!
@@ -28,7 +28,7 @@ use asof_world::{Files, World};
 use async_trait::async_trait;
 
 use crate::planted::Planted;
-use crate::{Answer, Call, Fault, MemoryStore, SimFiles, Simulation, Trouble, Unsynced};
+use crate::{Answer, Call, Fault, MemoryStore, Prng, SimFiles, Simulation, Trouble, Unsynced};
 
 /// The directory that an operator provides for repositories; it is there at first.
 const PROVIDED: &str = "/srv";
@@ -115,6 +115,8 @@ pub struct Settings {
     pub seed: u64,
     /// How many drawn mixtures of survivors are tried at every point.
     pub mixtures: u64,
+    /// Of how many calls one is tried, counted from the seed; 1 is all of them.
+    pub every: usize,
     /// For how long a process asks again before it believes an error; `None` is not at all.
     pub patience: Option<Duration>,
     /// Where the repository is made, below `/srv`. Only `/srv` is there at first.
@@ -126,7 +128,19 @@ pub struct Settings {
 impl Settings {
     /// What a test does in a few seconds.
     pub fn quick(seed: u64) -> Self {
-        Self { seed, mixtures: 4, patience: None, root: "/srv/asof", planted: None }
+        Self { seed, mixtures: 4, every: 1, patience: None, root: "/srv/asof", planted: None }
+    }
+
+    /// What a campaign does with one seed.
+    pub fn thorough(seed: u64) -> Self {
+        Self { mixtures: 12, ..Self::quick(seed) }
+    }
+
+    /// The calls that are tried, of `calls` and the end.
+    fn tried(&self, calls: usize) -> impl Iterator<Item = usize> {
+        let every = u64::try_from(self.every).expect("a usize fits");
+        let first = usize::try_from(self.seed % every).expect("it is less than a usize");
+        (first..=calls).step_by(self.every)
     }
 
     /// The same with a process that asks again.
@@ -180,6 +194,8 @@ pub struct Finding {
     pub what: String,
 }
 
+/// A process that is stopped a second time gets at most this far.
+const SECOND_STOPS: usize = 12;
 /// How many calls a finding shows.
 const SHOWN_CALLS: usize = 12;
 
@@ -268,7 +284,7 @@ pub fn enumerate_crashes<S: Scenario>(settings: &Settings, scenario: S) -> Resul
     let mut run = OnDisk::prepare(settings, scenario)?;
     let calls = run.undisturbed()?;
     run.tried.calls = calls.len();
-    for number in 0..=calls.len() {
+    for number in settings.tried(calls.len()) {
         run.try_point(number, Happening::Stopped, &calls)?;
         for fault in calls.get(number).map_or(&[][..], faults_of) {
             run.try_point(number, Happening::Fails(*fault), &calls)?;
@@ -285,7 +301,7 @@ pub fn enumerate_interruptions<S: Scenario>(settings: &Settings, scenario: S) ->
     let mut run = OnDisk::prepare(settings, scenario)?;
     let calls = run.undisturbed()?;
     run.tried.calls = calls.len();
-    for number in 0..=calls.len() {
+    for number in settings.tried(calls.len()) {
         let case = format!("a rival works before call {number}");
         let outcome = guarded(|| run.interrupted(number));
         let left = run.judge(&case, &calls[..number], outcome)?;
@@ -399,12 +415,26 @@ impl<S: Scenario> OnDisk<S> {
 
     fn finish(&self, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
         self.check("after the restart", disk, ledger)?;
+        self.stop_again(disk, ledger)?;
         let ledger = Arc::new(Mutex::new(ledger.clone()));
         self.work(self.settings.seed + 2, disk, &ledger)
             .map_err(|stop| Stop::Broken(format!("the work cannot be finished: {stop}")))?;
         let ledger = snapshot(&ledger);
         self.check("after the work was finished", disk, &ledger)?;
         self.check("after a last power cut", &disk.copy_after_power_cut(Unsynced::Lost), &ledger)
+    }
+
+    /// The new process does not get far either: what it acknowledged meanwhile has to be durable, too.
+    fn stop_again(&self, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
+        let (files, ledger) = (disk.copy(), Arc::new(Mutex::new(ledger.clone())));
+        let mut draw = Prng::new(self.settings.seed ^ self.tried.restarts as u64);
+        let number = draw.index(SECOND_STOPS);
+        let unsynced = if draw.chance(500) { Unsynced::Lost } else { Unsynced::Mixed(draw.next_u64()) };
+        files.stop_at(number);
+        tolerate(self.work(self.settings.seed + 2, &files, &ledger))?;
+        let when =
+            format!("after the new process was stopped before its call {number} and the power went ({unsynced:?})");
+        self.check(&when, &files.copy_after_power_cut(unsynced), &snapshot(&ledger))
     }
 
     fn work(&self, seed: u64, files: &SimFiles, ledger: &Arc<Mutex<S::Ledger>>) -> Outcome {
@@ -444,7 +474,7 @@ fn finding(seed: u64, case: &str, calls: &[String], stop: &Stop) -> Box<Finding>
 }
 
 /// A panic of the code under test is a finding like any other.
-fn guarded<T>(act: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
+pub(crate) fn guarded<T>(act: impl FnOnce() -> Outcome<T>) -> Outcome<T> {
     catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it says nothing");
@@ -506,7 +536,7 @@ pub fn enumerate_outages<S: Scenario>(settings: &Settings, scenario: S) -> Resul
     let calls = outage(settings, &scenario, None)
         .map_err(|(stop, calls)| finding(settings.seed, "nothing happened", &calls, &stop))?;
     tried.calls = calls.len();
-    for number in 0..calls.len() {
+    for number in settings.tried(calls.len().saturating_sub(1)) {
         for happens in OUTAGES {
             tried.points += 1;
             tried.restarts += 1;

@@ -9,8 +9,10 @@
 //! - [`MemoryStore`] is the object store: it keeps the contract, and answers badly when told to.
 //! - [`conformance`] is what every store has to pass.
 //! - [`crash`] stops a piece of work at every call it makes, and checks what is left.
+//! - [`campaign`] does that for as long as there is time.
 //! - [`planted`] holds defects on purpose: a suite that does not find them is not trusted.
 
+pub mod campaign;
 mod clock;
 pub mod conformance;
 pub mod crash;

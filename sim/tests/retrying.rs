@@ -61,7 +61,6 @@ fn patience_ends() {
 }
 
 #[test]
-#[ignore = "Retrying: after a lost answer and an outage it says unavailable, which means not done"]
 fn a_creation_that_may_have_happened_stays_unknown_when_the_store_goes_away() {
     with_retrying(async |world: World, store: Retrying, connection: MemoryStore| {
         connection.fail_at(0, Answer::LostDone);
