@@ -25,7 +25,7 @@ fn untagged(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 fn conninfo(port: u16, rest: &str) -> String {
-    format!("host=127.0.0.1 port={port} user=u password=secret {rest}")
+    format!("host=127.0.0.1 port={port} user=u password=secret connect_timeout=20 {rest}")
 }
 
 async fn check(port: u16, rest: &str, kind: ErrorKind, expect: &str) {
