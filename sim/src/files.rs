@@ -13,6 +13,7 @@
 //! sync of a directory leaves its names as they were, not durable: file systems with a journal do that or stop.
 
 mod disk;
+mod unsynced;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +24,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use asof_world::{Attributes, Clock, DirEntry, Files, Owner, ReadFile, WriteFile, WriteMode};
 
 use crate::{Prng, SimClock};
-use disk::{Disk, Mutation, Survivors};
+use disk::{Disk, Mutation};
+use unsynced::Survivors;
 
 /// What becomes of changes that were not synced when the power goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,11 @@
 //! Every protocol, stopped at every call; and the defects that this has to find.
 
 use asof_sim::MemoryStore;
-use asof_sim::crash::{Finding, Settings, Tried, enumerate_crashes, enumerate_interruptions, enumerate_outages};
+use std::sync::Mutex;
+
+use asof_sim::crash::{
+    Finding, Machine, Outcome, Scenario, Settings, Tried, enumerate_crashes, enumerate_interruptions, enumerate_outages,
+};
 use asof_sim::planted::Planted;
 use asof_sim::scenarios::backup::Backups;
 use asof_sim::scenarios::journal::{Appends, Counts, contest, contest_on};
@@ -129,16 +133,16 @@ fn a_store_that_overwrites_loses_entries_and_is_caught() {
 
 #[test]
 fn a_committed_backup_restores_after_everything() {
-    let settings = Settings { mixtures: 1, every: 8, ..Settings::quick(1) };
-    survives(enumerate_crashes(&settings, Backups), 200);
+    let settings = Settings { mixtures: 1, every: 16, ..Settings::quick(1) };
+    survives(enumerate_crashes(&settings, Backups), 100);
     survives(enumerate_outages(&Settings::quick(1).patient(), Backups), 100);
     survives(enumerate_outages(&Settings::quick(1), Backups), 100);
 }
 
 #[test]
 fn acknowledged_wal_is_readable_without_a_hole_after_everything() {
-    let settings = Settings { mixtures: 2, ..Settings::quick(1) };
-    survives(enumerate_crashes(&settings, Receiver(Counts::Appended)), 500);
+    let settings = Settings { mixtures: 2, every: 4, ..Settings::quick(1) };
+    survives(enumerate_crashes(&settings, Receiver(Counts::Appended)), 200);
     survives(enumerate_outages(&Settings::quick(1).patient(), Receiver(Counts::Appended)), 40);
     survives(enumerate_outages(&Settings::quick(1), Receiver(Counts::Appended)), 40);
 }
@@ -148,4 +152,39 @@ fn acknowledged_wal_is_readable_without_a_hole_after_everything() {
 fn wal_that_a_new_receiver_finds_may_be_acknowledged() {
     let settings = Settings { mixtures: 2, ..Settings::quick(1) };
     survives(enumerate_crashes(&settings, Receiver(Counts::Read)), 500);
+}
+
+#[test]
+fn a_finding_names_the_case_the_last_calls_and_the_seed() {
+    let settings = Settings::quick(7).with(Planted::NoFileSync);
+    let text = enumerate_crashes(&settings, Creation).expect_err("the defect is found").to_string();
+    for part in ["seed 7", "the power went", "last calls", "create /srv/asof/tmp/"] {
+        assert!(text.contains(part), "\"{part}\" is missing from:\n{text}");
+    }
+}
+
+#[test]
+fn a_panic_of_the_code_under_test_is_a_finding() {
+    struct Panics;
+
+    #[async_trait::async_trait]
+    impl Scenario for Panics {
+        type Context = ();
+        type Ledger = ();
+
+        async fn prepare(&self, _: &Machine) -> Outcome {
+            Ok(())
+        }
+
+        async fn work(&self, _: &Machine, (): &(), _: &Mutex<()>) -> Outcome {
+            panic!("on purpose")
+        }
+
+        async fn check(&self, _: &Machine, (): &(), (): &()) -> Outcome {
+            Ok(())
+        }
+    }
+
+    is_caught(enumerate_crashes(&Settings::quick(1), Panics), "panic: on purpose");
+    is_caught(enumerate_outages(&Settings::quick(1), Panics), "panic: on purpose");
 }

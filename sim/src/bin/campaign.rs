@@ -1,13 +1,16 @@
 //! Runs the simulation for as long as one likes and prints what was tried.
 //!
 //! `campaign crash-points [--seeds N] [--from SEED]` stops every protocol at every call; `campaign contests [--seeds N]
-//! [--from SEED]` lets writers compete. Leaves with 1 when something does not hold.
+//! [--from SEED]` lets writers compete. The last line of output is JSON: seeds and counts. Leaves with 1 when something does
+//! not hold.
 
 use std::ops::Range;
 use std::process::ExitCode;
 
 use asof_sim::campaign::{contests, crash_points};
 use asof_sim::crash::Finding;
+use asof_sim::scenarios::journal::Contested;
+use serde_json::json;
 
 const USAGE: &str = "usage: campaign crash-points|contests [--seeds N] [--from SEED]";
 
@@ -17,7 +20,6 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    println!("{what}: seeds {} to {}", seeds.start, seeds.end - 1);
     match run(what, seeds) {
         Ok(()) => ExitCode::SUCCESS,
         Err(finding) => {
@@ -28,12 +30,16 @@ fn main() -> ExitCode {
 }
 
 fn run(what: &str, seeds: Range<u64>) -> Result<(), Box<Finding>> {
-    if what == "contests" {
-        println!("{}", contests(seeds)?);
-        return Ok(());
-    }
-    let total = crash_points(seeds, |part| println!("  {}: {}", part.name, part.tried))?;
-    println!("in all: {total}");
+    let (from, to) = (seeds.start, seeds.end - 1);
+    let counts = if what == "contests" {
+        let total = contests(seeds)?;
+        let Contested { acknowledged, refused, calls } = total;
+        json!({ "acknowledged": acknowledged, "refused": refused, "calls": calls })
+    } else {
+        let total = crash_points(seeds, |part| println!("  {}: {}", part.name, part.tried))?;
+        json!({ "calls": total.calls, "points": total.points, "restarts": total.restarts })
+    };
+    println!("{}", json!({ "campaign": what, "seeds": [from, to], "failed": 0, "counts": counts }));
     Ok(())
 }
 

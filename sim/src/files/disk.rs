@@ -1,19 +1,16 @@
-//! What is on the disk, what the processes see, and the difference between the two.
+//! What is on the disk: files, directories and links, and the calls that change them.
 //!
-//! A file has the content that processes see, the content that is durable, and the list of changes between them; a
-//! directory has the same for its names. A sync applies the list to the durable side. So a failed sync can forget the
-//! list while processes go on seeing the new content, and a power cut can apply any part of it.
+//! A tree of nodes behind paths, as a kernel shows it. What of a node is durable, [`super::unsynced`] knows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
-use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use asof_world::{Attributes, DirEntry, FileKind, Owner, Timestamp};
 
-use crate::Prng;
+use super::unsynced::{Content, Directory, Edit, Names, Naming, Survivors};
 
 const ENOENT: i32 = 2;
 pub(super) const EIO: i32 = 5;
@@ -26,8 +23,6 @@ pub(super) const ENOSPC: i32 = 28;
 const ENOTEMPTY: i32 = 39;
 const ELOOP: i32 = 40;
 
-/// The unit that a disk writes whole.
-const SECTOR: usize = 512;
 const ROOT: u64 = 1;
 /// As many symbolic links as Linux follows in one path.
 const MOST_LINKS: u32 = 40;
@@ -74,36 +69,6 @@ impl Mutation<'_> {
     }
 }
 
-/// Which changes that were not synced survive a power cut.
-pub(super) enum Survivors {
-    None,
-    All,
-    Drawn(Prng),
-}
-
-impl Survivors {
-    /// How this one file or directory fares: drawn runs mix all, none, the first few, and any.
-    fn pattern(&mut self) -> Pattern {
-        match self {
-            Self::None => Pattern::None,
-            Self::All => Pattern::All,
-            Self::Drawn(draw) => match draw.below(5) {
-                0 => Pattern::None,
-                1 => Pattern::All,
-                2 => Pattern::Prefix(Prng::new(draw.next_u64())),
-                _ => Pattern::Any(Prng::new(draw.next_u64())),
-            },
-        }
-    }
-}
-
-enum Pattern {
-    None,
-    All,
-    Prefix(Prng),
-    Any(Prng),
-}
-
 #[derive(Clone)]
 pub(super) struct Disk {
     nodes: BTreeMap<u64, Arc<Node>>,
@@ -125,36 +90,6 @@ enum Body {
     Symlink(PathBuf),
 }
 
-#[derive(Clone, Default)]
-struct Content {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    dirty: Vec<Edit>,
-}
-
-#[derive(Clone)]
-enum Edit {
-    Write { at: usize, bytes: Vec<u8> },
-    SetLen(usize),
-}
-
-type Names = BTreeMap<OsString, u64>;
-
-#[derive(Clone, Default)]
-struct Directory {
-    now: Names,
-    durable: Names,
-    dirty: Vec<Naming>,
-}
-
-/// A change of names that a file system makes in one piece.
-#[derive(Clone)]
-enum Naming {
-    Add(OsString, u64),
-    Remove(OsString),
-    Move { from: OsString, to: OsString, node: u64 },
-}
-
 impl Default for Disk {
     fn default() -> Self {
         let root = Node::new(Body::Directory(Directory::default()), 0o755, Timestamp(0));
@@ -173,137 +108,6 @@ impl Node {
             Body::Directory(_) => FileKind::Directory,
             Body::Symlink(_) => FileKind::Symlink,
         }
-    }
-}
-
-// ---- Content and names -----------------------------------------------------------------------------------------------
-
-impl Edit {
-    fn apply(&self, to: &mut Vec<u8>) {
-        match self {
-            Self::Write { at, bytes } => write(to, *at, bytes),
-            Self::SetLen(len) => to.resize(*len, 0),
-        }
-    }
-}
-
-fn write(to: &mut Vec<u8>, at: usize, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    let end = at + bytes.len();
-    if to.len() < end {
-        to.resize(end, 0);
-    }
-    to[at..end].copy_from_slice(bytes);
-}
-
-impl Content {
-    fn edit(&mut self, edit: Edit) {
-        edit.apply(&mut self.now);
-        self.dirty.push(edit);
-    }
-
-    fn sync(&mut self) {
-        for edit in std::mem::take(&mut self.dirty) {
-            edit.apply(&mut self.durable);
-        }
-    }
-
-    fn survivor(&self, survivors: &mut Survivors) -> Vec<u8> {
-        let mut left = self.durable.clone();
-        match survivors.pattern() {
-            Pattern::None => {}
-            Pattern::All => self.dirty.iter().for_each(|edit| edit.apply(&mut left)),
-            Pattern::Prefix(mut draw) => {
-                let count = draw.index(self.dirty.len() + 1);
-                self.dirty[..count].iter().for_each(|edit| edit.apply(&mut left));
-            }
-            Pattern::Any(mut draw) => {
-                self.dirty.iter().for_each(|edit| tear(edit, &mut left, self.durable.len(), &mut draw));
-            }
-        }
-        left
-    }
-}
-
-/// Applies what the draw leaves of an edit: each sector is new, old or, where the file was longer than before, zero; the
-/// length may be that of the edit although its content is not there.
-fn tear(edit: &Edit, left: &mut Vec<u8>, durable_len: usize, draw: &mut Prng) {
-    let Edit::Write { at, bytes } = edit else {
-        if draw.chance(500) {
-            edit.apply(left);
-        }
-        return;
-    };
-    if draw.chance(500) && left.len() < at + bytes.len() {
-        left.resize(at + bytes.len(), 0);
-    }
-    for part in sectors(*at, bytes.len()) {
-        let new = &bytes[part.start - at..part.end - at];
-        match draw.below(3) {
-            0 => write(left, part.start, new),
-            1 if part.start >= durable_len => write(left, part.start, &vec![0; new.len()]),
-            _ => {}
-        }
-    }
-}
-
-/// The pieces of a write that lie in one sector each.
-fn sectors(at: usize, len: usize) -> impl Iterator<Item = Range<usize>> {
-    let end = at + len;
-    let first = (at < end).then_some(at);
-    std::iter::successors(first, move |start| Some(sector_end(*start)).filter(|next| *next < end))
-        .map(move |start| start..sector_end(start).min(end))
-}
-
-fn sector_end(at: usize) -> usize {
-    (at / SECTOR + 1) * SECTOR
-}
-
-impl Naming {
-    fn apply(&self, to: &mut Names) {
-        match self {
-            Self::Add(name, node) => {
-                to.insert(name.clone(), *node);
-            }
-            Self::Remove(name) => {
-                to.remove(name);
-            }
-            Self::Move { from, to: new, node } => {
-                to.remove(from);
-                to.insert(new.clone(), *node);
-            }
-        }
-    }
-}
-
-impl Directory {
-    fn change(&mut self, naming: Naming) {
-        naming.apply(&mut self.now);
-        self.dirty.push(naming);
-    }
-
-    fn sync(&mut self) {
-        for naming in std::mem::take(&mut self.dirty) {
-            naming.apply(&mut self.durable);
-        }
-    }
-
-    fn survivor(&self, survivors: &mut Survivors) -> Names {
-        let mut left = self.durable.clone();
-        match survivors.pattern() {
-            Pattern::None => {}
-            Pattern::All => self.dirty.iter().for_each(|naming| naming.apply(&mut left)),
-            Pattern::Prefix(mut draw) => {
-                let count = draw.index(self.dirty.len() + 1);
-                self.dirty[..count].iter().for_each(|naming| naming.apply(&mut left));
-            }
-            Pattern::Any(mut draw) => {
-                self.dirty.iter().filter(|_| draw.chance(500)).for_each(|naming| naming.apply(&mut left));
-            }
-        }
-        left
     }
 }
 
@@ -623,17 +427,5 @@ impl Disk {
             }
         }
         named
-    }
-}
-
-impl Content {
-    fn durable(bytes: Vec<u8>) -> Self {
-        Self { now: bytes.clone(), durable: bytes, dirty: Vec::new() }
-    }
-}
-
-impl Directory {
-    fn durable(names: Names) -> Self {
-        Self { now: names.clone(), durable: names, dirty: Vec::new() }
     }
 }
