@@ -5,6 +5,7 @@
 //! where `backup_label` says (hazards A1, E6). WAL up to the target is placed into `pg_wal` before PostgreSQL is started, every
 //! byte authenticated: recovery never waits for the repository and never mistakes an outage for the end of WAL (E1).
 
+mod instance;
 mod pages;
 mod plan;
 mod settings;
@@ -25,6 +26,7 @@ use crate::shelf::Shelf;
 use crate::source::CONTROL_FILE;
 use crate::wal::assemble::read_segment;
 
+pub use instance::{NewInstance, Prepared, Restored, into_instance, prepare};
 pub use plan::{Plan, RestoreRequest, find, plan, short_id};
 pub use settings::recovery_settings;
 
@@ -55,7 +57,7 @@ pub struct Written {
 
 /// Executes a plan up to the point at which PostgreSQL can be started on its destination.
 pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: Arc<dyn Observer>) -> Result<Written> {
-    let Shelf { store, keyring, signers, lineage, world } = shelf;
+    let Shelf { store, keyring, signers, lineage, .. } = shelf;
     observer.event(Event::Phase("reading the map"));
     keyring.require_data_secret("restore")?;
     let stored = read_map(store.as_ref(), keyring, signers, *lineage, plan.backup.id, &plan.backup.map).await?;
@@ -81,7 +83,6 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
     target.small_file("global/pg_control", &poisoned).await?;
     target.sync().await?;
     target.release().await?;
-    let _ = world;
     Ok(written)
 }
 

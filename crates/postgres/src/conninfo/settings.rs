@@ -88,6 +88,25 @@ impl Settings {
         self.0.get(key).map(Secret::expose)
     }
 
+    /// Takes a key out.
+    pub fn remove(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+
+    /// The pairs as a connection string, without the password: fit for a configuration file.
+    #[must_use]
+    pub fn to_conninfo(&self) -> String {
+        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+        let pair = |(key, value): (&&str, &Secret)| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
+            let value = value.expose();
+            let is_plain = !value.is_empty() && value.chars().all(plain);
+            if is_plain { format!("{key}={value}") } else { format!("{key}={}", quoted(value)) }
+        };
+        let pairs: Vec<String> = self.0.iter().filter(|(key, _)| **key != "password").map(pair).collect();
+        pairs.join(" ")
+    }
+
     /// Takes from `other` what is not set here: the earlier source wins, also with an empty value.
     pub(super) fn fill_from(&mut self, other: Self) {
         for (key, value) in other.0 {
@@ -117,4 +136,20 @@ fn known(key: &str) -> Result<&'static str, ConninfoError> {
         return Err(ConninfoError::UnsupportedKey { key });
     }
     Err(ConninfoError::UnknownKey { key })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_survive_being_written_and_the_password_is_left_out() {
+        let text = "host=db1,db2 user='o\\'brien' application_name='' options='-c a=\\\\b' password=secret";
+        let settings = Settings::parse(text).expect("parses");
+        let written = settings.to_conninfo();
+        assert!(!written.contains("secret"), "{written}");
+        let mut expected = settings.clone();
+        expected.remove("password");
+        assert_eq!(Settings::parse(&written).expect("parses again"), expected, "{written}");
+    }
 }

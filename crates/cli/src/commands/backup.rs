@@ -1,0 +1,221 @@
+//! `asof backup`: made, listed, shown, deleted, tagged, held.
+
+use std::collections::BTreeMap;
+
+use asof_engine::backup::{self, BackupReport, BackupRequest, default_name};
+use asof_engine::restore::{find, short_id};
+use asof_repository::journal::Journal;
+use asof_repository::lineage::{BackupKind, BackupState, Entry, Lineage};
+use asof_world::Id;
+use serde_json::{Value, json};
+
+use crate::args::{BackupCommand, BackupCreate, OneBackup, OneInstance};
+use crate::context::{Context, Instance};
+use crate::failure::{Failure, Result};
+use crate::show::{self, bytes, duration, time};
+
+pub(crate) async fn run(context: &Context, command: BackupCommand) -> Result<()> {
+    match command {
+        BackupCommand::Create(args) => create(context, args).await,
+        BackupCommand::List(args) => list(context, args).await,
+        BackupCommand::Show(args) => show_one(context, args).await,
+        BackupCommand::Delete(args) => delete(context, args).await,
+        BackupCommand::Tag { backup, tags, instance } => {
+            let tags = parse_tags(&tags)?;
+            change(context, instance.as_deref(), &backup, |id| Entry::Tagged { backup: id, tags }).await
+        }
+        BackupCommand::Hold { backup, reason, instance } => {
+            change(context, instance.as_deref(), &backup, |id| Entry::Held { backup: id, reason }).await
+        }
+        BackupCommand::Release(args) => {
+            change(context, args.instance.as_deref(), &args.backup, |id| Entry::Released { backup: id }).await
+        }
+    }
+}
+
+async fn create(context: &Context, args: BackupCreate) -> Result<()> {
+    let instance = context.instance(args.instance.as_deref()).await?;
+    let kind = if args.automated { BackupKind::Automated } else { BackupKind::Manual };
+    let now = context.world.now();
+    let request = BackupRequest {
+        instance: instance.name.clone(),
+        name: args.name.unwrap_or_else(|| default_name(&instance.name, kind, now)),
+        kind,
+        tags: parse_tags(&args.tags)?,
+        fast: args.fast || (kind == BackupKind::Manual && !args.spread),
+        jobs: usize::from(args.jobs),
+        rate: args.rate,
+        full_read: args.full_read,
+    };
+    let report = make(context, &instance, &request).await?;
+    if args.json {
+        show::json(&report_json(&report))
+    } else {
+        print_report(&report)
+    }
+    Ok(())
+}
+
+async fn make(context: &Context, instance: &Instance, request: &BackupRequest) -> Result<BackupReport> {
+    let server = context.server(&instance.config).await?;
+    let (connection, contact) = context.contact(&server).await?;
+    connection.close().await;
+    let reader = context.reader(&instance.config, &server, &contact).await?;
+    let bar = context.bar();
+    let report = backup::create(&instance.shelf, &server, reader, request, bar.clone()).await;
+    bar.finish();
+    Ok(report?)
+}
+
+/// The snapshot that is made before an instance is destroyed.
+pub(crate) async fn final_snapshot(context: &Context, name: &str) -> Result<()> {
+    let instance = context.instance(Some(name)).await?;
+    let stamp = default_name(name, BackupKind::Manual, context.world.now()).replacen("-manual-", "-final-", 1);
+    let request = BackupRequest {
+        instance: name.to_owned(),
+        name: stamp,
+        kind: BackupKind::Manual,
+        tags: BTreeMap::new(),
+        fast: true,
+        jobs: 2,
+        rate: None,
+        full_read: false,
+    };
+    let report = make(context, &instance, &request).await?;
+    anstream::println!("final snapshot {}", report.backup.name);
+    Ok(())
+}
+
+fn print_report(report: &BackupReport) {
+    let backup = &report.backup;
+    let sizes = &backup.sizes;
+    anstream::println!("backup {} ({})", backup.name, short_id(backup.id));
+    anstream::println!("  read    {} in {} files", bytes(sizes.read), sizes.files);
+    anstream::println!("  stored  {} for {} of new or changed pages", bytes(sizes.stored), bytes(sizes.changed));
+    match &report.parent {
+        Some(parent) => anstream::println!("  shared  {} with {parent} and earlier backups", bytes(sizes.shared)),
+        None => anstream::println!("  shared  nothing: there is no earlier backup to compare with"),
+    }
+    anstream::println!("  took    {}", duration(report.elapsed));
+    anstream::println!("  restorable from {} on", time(backup.stopped));
+    for taint in &backup.tainted {
+        anstream::eprintln!("warning: tainted: {taint}");
+    }
+}
+
+fn report_json(report: &BackupReport) -> Value {
+    let state = BackupState {
+        backup: report.backup.clone(),
+        tags: report.backup.tags.clone(),
+        hold: None,
+        deleted: None,
+        committed: asof_world::Timestamp(report.backup.stopped),
+    };
+    let mut value = backup_json(&state);
+    value["elapsed_seconds"] = json!(report.elapsed.as_secs_f64());
+    value["parent"] = json!(report.parent);
+    value["vanished_files"] = json!(report.vanished);
+    value
+}
+
+fn backup_json(state: &BackupState) -> Value {
+    let backup = &state.backup;
+    json!({
+        "id": backup.id.to_string(),
+        "name": backup.name,
+        "kind": backup.kind,
+        "started": time(backup.started),
+        "stopped": time(backup.stopped),
+        "timeline": backup.timeline,
+        "start_lsn": asof_postgres::lsn::Lsn(backup.start).to_string(),
+        "stop_lsn": asof_postgres::lsn::Lsn(backup.stop).to_string(),
+        "sizes": backup.sizes,
+        "tainted": backup.tainted,
+        "tags": state.tags,
+        "hold": state.hold,
+        "details": backup.details,
+    })
+}
+
+async fn list(context: &Context, args: OneInstance) -> Result<()> {
+    let instance = context.instance(args.name.as_deref()).await?;
+    let journal = instance.shelf.journal().await?;
+    let existing = journal.state().existing();
+    if args.json {
+        show::json(&json!(existing.iter().rev().map(|state| backup_json(state)).collect::<Vec<_>>()));
+        return Ok(());
+    }
+    let row = |state: &&BackupState| {
+        let backup = &state.backup;
+        let kind = match backup.kind {
+            BackupKind::Automated => "automated",
+            BackupKind::Manual => "manual",
+        };
+        let mut notes: Vec<String> = state.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        notes.extend(state.hold.as_ref().map(|reason| format!("held: {reason}")));
+        notes.extend((!backup.tainted.is_empty()).then(|| "TAINTED".to_owned()));
+        vec![
+            backup.name.clone(),
+            short_id(backup.id),
+            kind.to_owned(),
+            time(backup.stopped),
+            bytes(backup.sizes.total),
+            bytes(backup.sizes.stored),
+            notes.join(" "),
+        ]
+    };
+    show::table(&["NAME", "ID", "KIND", "MADE", "SIZE", "STORED", "NOTES"], existing.iter().rev().map(row));
+    Ok(())
+}
+
+async fn show_one(context: &Context, args: OneBackup) -> Result<()> {
+    let instance = context.instance(args.instance.as_deref()).await?;
+    let journal = instance.shelf.journal().await?;
+    let state = find(&journal.state().existing(), &args.backup)?;
+    let value = backup_json(state);
+    if args.json {
+        show::json(&value);
+        return Ok(());
+    }
+    for (key, value) in value.as_object().into_iter().flatten().filter(|(key, _)| *key != "details") {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        anstream::println!("{key:10} {text}");
+    }
+    Ok(())
+}
+
+async fn delete(context: &Context, args: OneBackup) -> Result<()> {
+    let reason = "deleted by the operator".to_owned();
+    change(context, args.instance.as_deref(), &args.backup, |id| Entry::BackupDeleted { backup: id, reason }).await?;
+    if !context.quiet {
+        anstream::eprintln!("The backup is gone. Its space is freed by collection, which comes in a later version.");
+    }
+    Ok(())
+}
+
+/// Appends one decision about one backup.
+async fn change(
+    context: &Context,
+    instance: Option<&str>,
+    wanted: &str,
+    entry: impl FnOnce(Id) -> Entry,
+) -> Result<()> {
+    let instance = context.instance(instance).await?;
+    let mut journal: Journal<Lineage> = instance.shelf.journal().await?;
+    let id = find(&journal.state().existing(), wanted)?.backup.id;
+    let epoch = journal.state().epoch;
+    journal.append(epoch, entry(id)).await?;
+    Ok(())
+}
+
+fn parse_tags(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let pair = |text: &String| match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && key.len() <= 128 && value.len() <= 256 => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => {
+            Err(Failure::refused(format!("\"{text}\" is not a tag"), "write KEY=VALUE, at most 128 and 256 characters"))
+        }
+    };
+    texts.iter().map(pair).collect()
+}

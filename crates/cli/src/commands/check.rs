@@ -1,0 +1,109 @@
+//! `asof check`: whether an instance can be backed up now. Every line was tried; what cannot be tried is not OK.
+
+use asof_engine::server;
+use asof_postgres::client::Connection;
+use serde_json::json;
+
+use crate::args::OneInstance;
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::show;
+
+struct Finding {
+    what: &'static str,
+    result: Result<String, String>,
+}
+
+pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
+    let instance = context.instance(args.name.as_deref()).await?;
+    let link = context.server(&instance.config).await?;
+    let mut findings = vec![Finding { what: "repository", result: Ok("opens with this key".to_owned()) }];
+    match context.contact(&link).await {
+        Err(error) => findings.push(Finding { what: "connection", result: Err(error.to_string()) }),
+        Ok((mut connection, contact)) => {
+            findings.push(Finding { what: "connection", result: Ok(format!("PostgreSQL {}", contact.version)) });
+            let files = match context.reader(&instance.config, &link, &contact).await {
+                Ok(reader) => match server::read_control(&context.world, reader.source.as_ref()).await {
+                    Ok((_, control)) => {
+                        let facts = server::facts(&control);
+                        let journal = instance.shelf.journal().await?;
+                        server::check_facts(&instance.name, &journal.state().facts, &facts)
+                            .map(|()| "readable, of the registered server".to_owned())
+                            .map_err(|error| error.to_string())
+                    }
+                    Err(error) => Err(error.to_string()),
+                },
+                Err(error) => Err(error.to_string()),
+            };
+            findings.push(Finding { what: "files", result: files });
+            findings.push(Finding { what: "wal_level", result: wal_level(&mut connection).await });
+            findings.push(Finding { what: "full_page_writes", result: full_page_writes(&mut connection).await });
+            findings.push(Finding { what: "slots", result: slots(&mut connection).await });
+            connection.close().await;
+        }
+    }
+    findings.push(Finding { what: "replication", result: replication(&link).await });
+    let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
+    if args.json {
+        let line = |finding: &Finding| {
+            let (ok, text) = match &finding.result {
+                Ok(text) => (true, text),
+                Err(text) => (false, text),
+            };
+            json!({ "check": finding.what, "ok": ok, "result": text })
+        };
+        show::json(&json!(findings.iter().map(line).collect::<Vec<_>>()));
+    } else {
+        for finding in &findings {
+            match &finding.result {
+                Ok(text) => anstream::println!("ok      {:16} {text}", finding.what),
+                Err(text) => anstream::println!("FAILED  {:16} {text}", finding.what),
+            }
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        n => {
+            Err(Failure::refused(format!("{n} of {} checks failed", findings.len()), "mend them; nothing was changed"))
+        }
+    }
+}
+
+async fn ask(connection: &mut Connection, sql: &str) -> Result<String, String> {
+    let row = connection.query_one(sql).await.map_err(|error| error.to_string())?;
+    row.required(0).map(str::to_owned).map_err(|error| error.to_string())
+}
+
+async fn wal_level(connection: &mut Connection) -> Result<String, String> {
+    match ask(connection, "SHOW wal_level").await?.as_str() {
+        "minimal" => Err("minimal: WAL cannot be replayed; set wal_level = replica and restart".to_owned()),
+        level => Ok(level.to_owned()),
+    }
+}
+
+async fn full_page_writes(connection: &mut Connection) -> Result<String, String> {
+    match ask(connection, "SHOW full_page_writes").await?.as_str() {
+        "on" => Ok("on".to_owned()),
+        _ => Err("off: torn pages of a backup cannot be repaired; set full_page_writes = on".to_owned()),
+    }
+}
+
+async fn slots(connection: &mut Connection) -> Result<String, String> {
+    let sql = "SELECT current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)";
+    let free: i64 =
+        ask(connection, sql).await?.parse().map_err(|_| "the server did not answer with a number".to_owned())?;
+    if free >= 2 {
+        Ok(format!("{free} free"))
+    } else {
+        Err(format!("{free} free, 2 needed; raise max_replication_slots"))
+    }
+}
+
+async fn replication(link: &server::Server) -> Result<String, String> {
+    let mut connection = link.connect_replication().await.map_err(|error| {
+        format!("{error}; pg_hba.conf needs a line like: host replication {} ADDRESS scram-sha-256", link.config.user)
+    })?;
+    let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
+    connection.close().await;
+    Ok(format!("timeline {}, at {}", identity.timeline, identity.xlogpos))
+}

@@ -1,0 +1,284 @@
+//! `asof instance`: what is protected, and servers that asof made.
+
+use std::path::PathBuf;
+
+use asof_engine::runtime::{self, Endpoint, Instance as Made, Status, StopMode};
+use asof_engine::server;
+use asof_engine::source::sql::grants as sql_grants;
+use asof_postgres::conninfo::Settings;
+use asof_repository::root::Repository;
+use serde_json::json;
+
+use crate::args::{ConnectionForm, InstanceAdd, InstanceCommand, OneInstance};
+use crate::commands::backup;
+use crate::config::{self, InstanceConfig, Loaded, write_durably};
+use crate::context::{Context, conninfo_refused, resolve};
+use crate::failure::{Failure, Result};
+use crate::show;
+
+pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<()> {
+    match command {
+        InstanceCommand::Add(args) => add(context, args).await,
+        InstanceCommand::List { json } => list(context, json).await,
+        InstanceCommand::Show(args) => show_one(context, args).await,
+        InstanceCommand::Remove { name } => remove(context, &name).await,
+        InstanceCommand::Grants { name, role } => grants(context, name.as_deref(), &role).await,
+        InstanceCommand::Connection { name, format, database } => {
+            connection(context, name.as_deref(), format, &database).await
+        }
+        InstanceCommand::Start { name } => start(context, &name).await,
+        InstanceCommand::Stop { name } => stop(context, &name).await,
+        InstanceCommand::Destroy { name, no_final_snapshot, yes } => {
+            destroy(context, &name, no_final_snapshot, yes).await
+        }
+    }
+}
+
+async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
+    let loaded = context.loaded()?;
+    check_name(&args.name)?;
+    let mut repository = context.repository(&loaded).await?;
+    let known = repository.lineage_of(&args.name);
+    let mut settings = Settings::parse(&args.pg).map_err(conninfo_refused)?;
+    let password = settings.get("password").map(str::to_owned);
+    let server = resolve(settings.clone(), context.environment())?;
+    let (connection, contact) = context.contact(&server).await?;
+    connection.close().await;
+    let data_directory = match args.by_sql {
+        true => None,
+        false => args.data_directory.clone().or_else(|| readable_here(contact.data_directory.as_deref())),
+    };
+    let mut config = InstanceConfig { data_directory: data_directory.clone(), ..InstanceConfig::default() };
+    let reader = context.reader(&config, &server, &contact).await?;
+    let (_, control) = server::read_control(&context.world, reader.source.as_ref()).await?;
+    let facts = server::facts(&control);
+    match known {
+        Some(lineage) => {
+            let journal = repository.lineage(lineage).await?;
+            server::check_facts(&args.name, &journal.state().facts, &facts)?;
+        }
+        None => {
+            repository.register(&args.name, facts, None).await?;
+        }
+    }
+    // The password goes into a passfile; the configuration holds none.
+    let passfile = password.map(|password| passfile(&loaded, &args.name, &server, &password)).transpose()?;
+    settings.remove("password");
+    config.conninfo = settings.to_conninfo();
+    let mut fields = vec![("conninfo", config.conninfo.clone())];
+    fields.extend(passfile.map(|path| ("passfile", path.display().to_string())));
+    fields.extend(data_directory.as_ref().map(|path| ("data_directory", path.display().to_string())));
+    config::set_instance(&loaded.path, &args.name, Some(&fields))?;
+    anstream::println!(
+        "{} is PostgreSQL {} (system identifier {})",
+        args.name,
+        contact.version,
+        control.system_identifier
+    );
+    match &data_directory {
+        Some(path) => anstream::println!("  files    read from {}", path.display()),
+        None => anstream::println!(
+            "  files    read by SQL: the data directory is not on this host, or not readable for this user"
+        ),
+    }
+    anstream::println!("  WAL      received by streaming replication");
+    anstream::println!(
+        "  checksums {}",
+        if control.has_data_checksums() { "on: every page read is verified" } else { "off" }
+    );
+    anstream::println!("Next: asof backup create {0}; asof wal receive {0}", args.name);
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if !name.is_empty() && name.len() <= 63 && name.chars().all(plain) && !name.starts_with(['.', '-']) {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("\"{name}\" cannot name an instance"), "use up to 63 letters, digits, -, _ and ."))
+}
+
+/// The server's data directory, if it is on this host and this user can read it.
+fn readable_here(directory: Option<&str>) -> Option<PathBuf> {
+    let path = PathBuf::from(directory?);
+    std::fs::File::open(path.join("global/pg_control")).ok().map(|_| path)
+}
+
+/// Keeps a password beside the configuration, in PostgreSQL's own format.
+fn passfile(loaded: &Loaded, name: &str, server: &server::Server, password: &str) -> Result<PathBuf> {
+    let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+    let line = format!("*:*:*:{}:{}\n", escape(&server.config.user), escape(password));
+    let path = loaded.path.with_file_name(format!("asof-{name}.pgpass"));
+    write_durably(&path, line.as_bytes(), 0o600)?;
+    Ok(path)
+}
+
+async fn list(context: &Context, as_json: bool) -> Result<()> {
+    let loaded = context.loaded()?;
+    let repository = context.repository(&loaded).await?;
+    let mut rows = Vec::new();
+    for (name, config) in &loaded.config.instances {
+        rows.push((name.clone(), describe(&repository, name, config).await?));
+    }
+    if as_json {
+        let rows: Vec<_> = rows.into_iter().map(|(_, description)| description).collect();
+        show::json(&json!(rows));
+        return Ok(());
+    }
+    let cell = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let line = |(name, d): (String, serde_json::Value)| {
+        vec![name, cell(&d["major"]), cell(&d["made_by_asof"]), cell(&d["backups"]), cell(&d["where"])]
+    };
+    show::table(&["NAME", "MAJOR", "MADE BY ASOF", "BACKUPS", "WHERE"], rows.into_iter().map(line));
+    Ok(())
+}
+
+async fn describe(repository: &Repository, name: &str, config: &InstanceConfig) -> Result<serde_json::Value> {
+    let place =
+        config.run_directory.as_ref().map_or_else(|| config.conninfo.clone(), |path| path.display().to_string());
+    let Some(lineage) = repository.lineage_of(name) else {
+        return Ok(json!({ "name": name, "lineage": null, "major": null, "backups": 0, "where": place,
+            "made_by_asof": config.run_directory.is_some() }));
+    };
+    let journal = repository.lineage(lineage).await?;
+    Ok(json!({
+        "name": name,
+        "lineage": lineage.to_string(),
+        "major": journal.state().facts.get("major"),
+        "system_identifier": journal.state().facts.get("system_identifier"),
+        "backups": journal.state().existing().len(),
+        "where": place,
+        "made_by_asof": config.run_directory.is_some(),
+    }))
+}
+
+async fn show_one(context: &Context, args: OneInstance) -> Result<()> {
+    let loaded = context.loaded()?;
+    let (name, config) = context.pick(&loaded, args.name.as_deref())?;
+    let repository = context.repository(&loaded).await?;
+    let description = describe(&repository, name, config).await?;
+    if args.json {
+        show::json(&description);
+        return Ok(());
+    }
+    for (key, value) in description.as_object().into_iter().flatten() {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        anstream::println!("{key:18} {text}");
+    }
+    Ok(())
+}
+
+async fn remove(context: &Context, name: &str) -> Result<()> {
+    let loaded = context.loaded()?;
+    let (_, config) = context.pick(&loaded, Some(name))?;
+    if config.run_directory.is_some() {
+        let what = format!("{name} is a server that asof made");
+        return Err(Failure::refused(what, format!("`asof instance destroy {name}` stops it and removes its files")));
+    }
+    config::set_instance(&loaded.path, name, None)?;
+    anstream::println!("{name} is no longer configured; its backups stay in the repository");
+    Ok(())
+}
+
+async fn grants(context: &Context, name: Option<&str>, role: &str) -> Result<()> {
+    let loaded = context.loaded()?;
+    let (_, config) = context.pick(&loaded, name)?;
+    let server = context.server(config).await?;
+    let (connection, contact) = context.contact(&server).await?;
+    connection.close().await;
+    for line in sql_grants(contact.major, role) {
+        anstream::println!("{line}");
+    }
+    Ok(())
+}
+
+async fn connection(context: &Context, name: Option<&str>, form: ConnectionForm, database: &str) -> Result<()> {
+    let loaded = context.loaded()?;
+    let (name, config) = context.pick(&loaded, name)?;
+    let endpoint = match &config.run_directory {
+        Some(run_directory) => {
+            let made = Made::read(&context.world, run_directory).await?;
+            Endpoint::of(&made, database, &made.role.clone())
+        }
+        None => {
+            let server = context.server(config).await?;
+            let host = server.config.hosts.first().ok_or_else(|| {
+                Failure::refused(format!("{name} has no host"), "add it again with `asof instance add`")
+            })?;
+            Endpoint {
+                host: host.to_string(),
+                port: host.port,
+                database: database.to_owned(),
+                role: server.config.user.clone(),
+            }
+        }
+    };
+    let text = match form {
+        ConnectionForm::Uri => endpoint.uri() + "\n",
+        ConnectionForm::Jdbc => endpoint.jdbc() + "\n",
+        ConnectionForm::Env => endpoint.dotenv(),
+        ConnectionForm::Helm => endpoint.helm_values(),
+    };
+    anstream::print!("{text}");
+    Ok(())
+}
+
+/// The run directory of a server that asof made.
+fn made(context: &Context, name: &str) -> Result<PathBuf> {
+    let loaded = context.loaded()?;
+    let (_, config) = context.pick(&loaded, Some(name))?;
+    config.run_directory.clone().ok_or_else(|| {
+        Failure::refused(format!("{name} is not a server that asof made"), "asof starts and stops only its own servers")
+    })
+}
+
+async fn start(context: &Context, name: &str) -> Result<()> {
+    let run_directory = made(context, name)?;
+    let bar = context.bar();
+    let running = runtime::start_again(&context.world, &run_directory, Default::default(), bar.as_ref()).await;
+    bar.finish();
+    let running = running?;
+    anstream::println!("{name} runs on port {} (pid {})", running.instance.port, running.pid);
+    Ok(())
+}
+
+async fn stop(context: &Context, name: &str) -> Result<()> {
+    let run_directory = made(context, name)?;
+    let made = Made::read(&context.world, &run_directory).await?;
+    runtime::stop(&context.world, &made.data_directory, StopMode::Fast).await?;
+    anstream::println!("{name} is stopped");
+    Ok(())
+}
+
+async fn destroy(context: &Context, name: &str, no_final_snapshot: bool, yes: bool) -> Result<()> {
+    let run_directory = made(context, name)?;
+    if !yes && !confirmed(name)? {
+        return Err(Failure::refused("nothing was destroyed", "type the name of the instance, or give --yes"));
+    }
+    let made = Made::read(&context.world, &run_directory).await?;
+    if !no_final_snapshot {
+        if !matches!(runtime::status(&context.world, &made.data_directory).await?, Status::Running { .. }) {
+            let what = format!("{name} does not run, so that no final snapshot can be made");
+            return Err(Failure::refused(what, format!("`asof instance start {name}`, or give --no-final-snapshot")));
+        }
+        backup::final_snapshot(context, name).await?;
+    }
+    runtime::stop(&context.world, &made.data_directory, StopMode::Fast).await?;
+    let destroyed = runtime::destroy(&context.world, &run_directory).await?;
+    let loaded = context.loaded()?;
+    config::set_instance(&loaded.path, name, None)?;
+    for path in destroyed.removed {
+        anstream::println!("removed {}", path.display());
+    }
+    for path in destroyed.left {
+        anstream::println!("left    {} (a tablespace outside of the data directory)", path.display());
+    }
+    Ok(())
+}
+
+fn confirmed(name: &str) -> Result<bool> {
+    anstream::eprint!("This removes every file of {name}. Type its name to go on: ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(Failure::file("read", "standard input"))?;
+    Ok(answer.trim() == name)
+}

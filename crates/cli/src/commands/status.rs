@@ -1,0 +1,105 @@
+//! `asof status`: how well each instance is protected, derived from stored records and, where it answers, the server.
+
+use asof_engine::shelf::Shelf;
+use asof_engine::wal::receiver::stored_end;
+use asof_engine::wal::shape::WalConstants;
+use asof_postgres::lsn::Lsn;
+use serde_json::{Value, json};
+
+use crate::args::OneInstance;
+use crate::config::InstanceConfig;
+use crate::context::Context;
+use crate::failure::Result;
+use crate::show::{self, bytes, time};
+
+pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
+    let loaded = context.loaded()?;
+    let chosen = args.name.as_deref().map(|name| context.pick(&loaded, Some(name))).transpose()?;
+    let repository = context.repository(&loaded).await?;
+    let mut found = Vec::new();
+    for (name, config) in &loaded.config.instances {
+        if chosen.is_none_or(|(chosen, _)| chosen == name)
+            && let Some(lineage) = repository.lineage_of(name)
+        {
+            found.push(describe(context, name, config, &Shelf::new(&repository, lineage)).await?);
+        }
+    }
+    if args.json {
+        show::json(&json!(found));
+        return Ok(());
+    }
+    anstream::println!(
+        "repository {} ({})",
+        loaded.config.repository.url,
+        if repository.keyring.data_secret.is_some() {
+            "full key: can back up and restore"
+        } else {
+            "write-only key: can back up, cannot restore"
+        }
+    );
+    found.iter().for_each(print);
+    Ok(())
+}
+
+async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf: &Shelf) -> Result<Value> {
+    let journal = shelf.journal().await?;
+    let state = journal.state();
+    let existing = state.existing();
+    let constants = WalConstants::from_facts(&state.facts)?;
+    let size = u64::from(constants.segment_size.bytes());
+    let stored = stored_end(shelf, state, size).await?;
+    let server = flushed(context, config).await;
+    let exposure = match (&server, stored) {
+        (Ok(flushed), Some(stored)) => Some(flushed.0.saturating_sub(stored.end.0)),
+        _ => None,
+    };
+    Ok(json!({
+        "instance": name,
+        "backups": existing.len(),
+        "tainted": existing.iter().filter(|state| !state.backup.tainted.is_empty()).count(),
+        "earliest_restorable_time": existing.first().map(|state| time(state.backup.stopped)),
+        "last_backup": existing.last().map(|state| state.backup.name.clone()),
+        "last_backup_time": existing.last().map(|state| time(state.backup.stopped)),
+        "wal_stored_to": stored.map(|stored| stored.end.to_string()),
+        "wal_timeline": stored.map(|stored| stored.timeline.0),
+        "server_flushed_to": server.as_ref().ok().map(ToString::to_string),
+        "server_error": server.err(),
+        "exposure_bytes": exposure,
+        "void_journal_entries": journal.voids().len(),
+    }))
+}
+
+/// How far the server has flushed, or why it cannot be asked.
+async fn flushed(context: &Context, config: &InstanceConfig) -> Result<Lsn, String> {
+    let ask = async {
+        let server = context.server(config).await?;
+        let (mut connection, contact) = context.contact(&server).await?;
+        let function = if contact.in_recovery { "pg_last_wal_replay_lsn()" } else { "pg_current_wal_flush_lsn()" };
+        let row = connection.query_one(&format!("SELECT {function}")).await?;
+        let lsn: Lsn = row.parse_required(0)?;
+        connection.close().await;
+        Ok::<_, crate::failure::Failure>(lsn)
+    };
+    ask.await.map_err(|error| error.to_string())
+}
+
+fn print(value: &Value) {
+    let text = |key: &str| value[key].as_str().unwrap_or("none").to_owned();
+    anstream::println!();
+    anstream::println!("{}", text("instance"));
+    anstream::println!("  backups   {} (last {}, {})", value["backups"], text("last_backup"), text("last_backup_time"));
+    anstream::println!("  window    from {}", text("earliest_restorable_time"));
+    anstream::println!("  WAL       stored to {}, server at {}", text("wal_stored_to"), text("server_flushed_to"));
+    match value["exposure_bytes"].as_u64() {
+        Some(exposure) => anstream::println!("  exposure  {} of WAL not yet stored", bytes(exposure)),
+        None => {
+            anstream::println!("  exposure  unknown: {}", value["server_error"].as_str().unwrap_or("no WAL is stored"))
+        }
+    }
+    if value["tainted"].as_u64().unwrap_or(0) > 0 {
+        anstream::println!("  WARNING   {} backups have damaged pages", value["tainted"]);
+    }
+    if value["void_journal_entries"].as_u64().unwrap_or(0) > 0 {
+        anstream::println!("  WARNING   {} journal entries count for nothing", value["void_journal_entries"]);
+    }
+}

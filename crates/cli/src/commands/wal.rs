@@ -1,0 +1,111 @@
+//! `asof wal`: received and looked at.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use asof_engine::progress::{Event, Observer};
+use asof_engine::wal::receiver::{self, slot_name, stored_end};
+use asof_engine::wal::shape::WalConstants;
+use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_repository::lineage::WalEvent;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::{OneInstance, WalCommand};
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::show;
+
+pub(crate) async fn run(context: &Context, command: WalCommand) -> Result<()> {
+    match command {
+        WalCommand::Receive { name, synchronous, upload_every } => {
+            let pace = if synchronous { Pace::AtOnce } else { Pace::Every(Duration::from_secs(upload_every)) };
+            receive(context, name.as_deref(), pace).await
+        }
+        WalCommand::Status(args) => status(context, args).await,
+    }
+}
+
+async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()> {
+    let instance = context.instance(name).await?;
+    let server = context.server(&instance.config).await?;
+    let journal = instance.shelf.journal().await?;
+    let constants = WalConstants::from_facts(&journal.state().facts)?;
+    let slot = slot_name(&instance.shelf);
+    let settings = StreamSettings { shelf: instance.shelf, server, constants, slot, pace };
+    let progress = Arc::new(StreamProgress::default());
+    let stopping = tokio::spawn(stop_on_signal(progress.clone()));
+    let observer: Arc<dyn Observer> = context.bar();
+    let result = receiver::receive(&settings, progress.clone(), observer.clone()).await;
+    stopping.abort();
+    observer.event(Event::Note(format!("stopped; WAL is stored up to {}", progress.durable())));
+    Ok(result?)
+}
+
+/// The first signal lets the receiver store what it has; nothing acknowledged depends on that.
+async fn stop_on_signal(progress: Arc<StreamProgress>) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(Failure::file("listen for signals in", "this process"));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    progress.stop();
+    Ok(())
+}
+
+async fn status(context: &Context, args: OneInstance) -> Result<()> {
+    let instance = context.instance(args.name.as_deref()).await?;
+    let journal = instance.shelf.journal().await?;
+    let constants = WalConstants::from_facts(&journal.state().facts)?;
+    let size = u64::from(constants.segment_size.bytes());
+    let end = stored_end(&instance.shelf, journal.state(), size).await?;
+    let event = |event: &WalEvent| match *event {
+        WalEvent::Started { timeline, start } => json!({ "event": "started", "timeline": timeline, "at": lsn(start) }),
+        WalEvent::Gap { timeline, from, to } => {
+            json!({ "event": "gap", "timeline": timeline, "from": lsn(from), "to": lsn(to) })
+        }
+        WalEvent::Switched { from, to, at, durable } => {
+            json!({ "event": "tail", "timeline": from, "next": to, "from": lsn(at), "to": lsn(durable) })
+        }
+    };
+    let value = json!({
+        "instance": instance.name,
+        "slot": slot_name(&instance.shelf),
+        "timeline": end.map(|end| end.timeline.0),
+        "stored_to": end.map(|end| end.end.to_string()),
+        "events": journal.state().wal.iter().map(event).collect::<Vec<_>>(),
+    });
+    if args.json {
+        show::json(&value);
+        return Ok(());
+    }
+    match end {
+        None => anstream::println!("{}: no WAL is stored", instance.name),
+        Some(end) => {
+            anstream::println!("{}: WAL is stored up to {} on timeline {}", instance.name, end.end, end.timeline);
+        }
+    }
+    for event in journal.state().wal.iter().filter(|event| !matches!(event, WalEvent::Started { .. })) {
+        match *event {
+            WalEvent::Gap { timeline, from, to } => {
+                anstream::println!(
+                    "  gap   {} .. {} on timeline {timeline}: targets inside are refused",
+                    lsn(from),
+                    lsn(to)
+                );
+            }
+            WalEvent::Switched { from, to, at, durable } => anstream::println!(
+                "  tail  {} .. {} of timeline {from}: left behind by the failover to timeline {to}; restorable with --target-timeline {from}",
+                lsn(at),
+                lsn(durable)
+            ),
+            WalEvent::Started { .. } => {}
+        }
+    }
+    Ok(())
+}
+
+fn lsn(at: u64) -> String {
+    asof_postgres::lsn::Lsn(at).to_string()
+}

@@ -1,0 +1,203 @@
+//! `asof.toml`: found, read strictly, and edited with its comments kept.
+//!
+//! Passwords never stand in it: what `instance add` was given is kept in a passfile beside it, mode 0600.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use crate::failure::{Failure, Result};
+
+/// The whole file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) repository: RepositoryConfig,
+    #[serde(default)]
+    pub(crate) instances: BTreeMap<String, InstanceConfig>,
+}
+
+/// Where the repository is and how it is opened.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RepositoryConfig {
+    /// A directory or URL.
+    pub(crate) url: String,
+    /// The fingerprint of its root key: another repository at the same place is refused.
+    pub(crate) root_key: String,
+    /// The key file.
+    pub(crate) key_file: PathBuf,
+}
+
+/// A protected server.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InstanceConfig {
+    /// A connection string without a password.
+    #[serde(default)]
+    pub(crate) conninfo: String,
+    /// The passfile that holds its password.
+    pub(crate) passfile: Option<PathBuf>,
+    /// Read files from here; by SQL when absent.
+    pub(crate) data_directory: Option<PathBuf>,
+    /// Where PostgreSQL's programs are.
+    pub(crate) bindir: Option<PathBuf>,
+    /// The directory of an instance that asof made.
+    pub(crate) run_directory: Option<PathBuf>,
+}
+
+/// The file and where it lies.
+#[derive(Clone, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) path: PathBuf,
+    pub(crate) config: Config,
+}
+
+/// The places where a configuration is looked for, the first that exists wins.
+pub(crate) fn places(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
+    if let Some(given) = given {
+        return vec![given.to_owned()];
+    }
+    let user = variable("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
+    let user = user.map(|directory| directory.join("asof/asof.toml"));
+    [Some(PathBuf::from("asof.toml")), user, Some(PathBuf::from("/etc/asof/asof.toml"))].into_iter().flatten().collect()
+}
+
+/// Finds and reads the configuration.
+pub(crate) fn load(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> Result<Loaded> {
+    let places = places(given, variable);
+    for path in &places {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
+                return Ok(Loaded { config: parse(&path, &text)?, path });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Failure::file("read", path)(error)),
+        }
+    }
+    let looked: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+    let what = format!("there is no configuration: looked for {}", looked.join(", "));
+    Err(Failure::refused(what, "make a repository with `asof init DIRECTORY`, or name the file with --config"))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config> {
+    let mut config: Config = toml::from_str(text).map_err(|error| {
+        Failure::refused(
+            format!("{} cannot be used: {}", path.display(), error.to_string().trim()),
+            "mend the line it names",
+        )
+    })?;
+    // Relative paths are meant from where the file lies.
+    let base = path.parent().unwrap_or(Path::new("/"));
+    config.repository.key_file = base.join(&config.repository.key_file);
+    if !config.repository.url.contains("://") {
+        config.repository.url = base.join(&config.repository.url).display().to_string();
+    }
+    for instance in config.instances.values_mut() {
+        for path in [&mut instance.passfile, &mut instance.run_directory].into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+    }
+    Ok(config)
+}
+
+/// A new configuration for a repository that was just made.
+pub(crate) fn create(path: &Path, url: &str, root_key: &str, key_file: &Path) -> Result<()> {
+    let mut document = DocumentMut::new();
+    let mut repository = Table::new();
+    repository.decor_mut().set_prefix("# Configuration of asof. Its commands edit this file and keep comments.\n\n");
+    repository["url"] = value(url);
+    repository["root_key"] = value(root_key);
+    repository["key_file"] = value(key_file.display().to_string());
+    document["repository"] = Item::Table(repository);
+    store(path, &document)
+}
+
+/// Changes the table of an instance; `None` removes it.
+pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, String)]>) -> Result<()> {
+    let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        Failure::refused(format!("{}: {error}", path.display()), "mend the line it names")
+    })?;
+    let instances = document.entry("instances").or_insert_with(|| {
+        let mut table = Table::new();
+        table.set_implicit(true);
+        Item::Table(table)
+    });
+    let instances = instances.as_table_mut().ok_or_else(|| {
+        Failure::refused(format!("{}: instances is not a table", path.display()), "write [instances.NAME]")
+    })?;
+    match fields {
+        None => {
+            instances.remove(name);
+        }
+        Some(fields) => {
+            let mut table = Table::new();
+            for (key, text) in fields {
+                table[*key] = value(text.as_str());
+            }
+            instances[name] = Item::Table(table);
+        }
+    }
+    store(path, &document)
+}
+
+fn store(path: &Path, document: &DocumentMut) -> Result<()> {
+    write_durably(path, document.to_string().as_bytes(), 0o644)
+}
+
+/// Writes beside the file, syncs, renames: a crash leaves the old file or the new one.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(Failure::file("create", parent))?;
+    let beside = path.with_extension("new");
+    let _ = std::fs::remove_file(&beside);
+    let open = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside);
+    let mut file = open.map_err(Failure::file("create", &beside))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Failure::file("write", &beside))?;
+    std::fs::rename(&beside, path).map_err(Failure::file("replace", path))?;
+    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(Failure::file("sync", parent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = "[repository]\nurl = \"repo\"\nroot_key = \"00\"\nkey_file = \"asof.key\"\n";
+
+    #[test]
+    fn relative_paths_are_meant_from_where_the_file_lies() {
+        let config = parse(Path::new("/etc/asof/asof.toml"), MINIMAL).expect("parses");
+        assert_eq!(config.repository.key_file, Path::new("/etc/asof/asof.key"));
+        assert_eq!(config.repository.url, "/etc/asof/repo");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = parse(Path::new("/x/asof.toml"), &format!("{MINIMAL}retention = 7\n")).expect_err("is refused");
+        assert!(error.to_string().contains("retention"), "{error}");
+    }
+
+    #[test]
+    fn editing_an_instance_keeps_comments_and_other_instances() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("asof.toml");
+        std::fs::write(&path, format!("# mine\n{MINIMAL}\n[instances.a] # first\nconninfo = \"host=a\"\n"))
+            .expect("writes");
+        set_instance(&path, "b", Some(&[("conninfo", "host=b".to_owned())])).expect("edits");
+        let text = std::fs::read_to_string(&path).expect("reads");
+        assert!(text.contains("# mine") && text.contains("# first"), "{text}");
+        let config = parse(&path, &text).expect("parses");
+        assert_eq!(config.instances.keys().collect::<Vec<_>>(), ["a", "b"]);
+        set_instance(&path, "a", None).expect("removes");
+        let config = parse(&path, &std::fs::read_to_string(&path).expect("reads")).expect("parses");
+        assert_eq!(config.instances.keys().collect::<Vec<_>>(), ["b"]);
+    }
+}

@@ -1,0 +1,186 @@
+//! From a command line to what the engine works on: the opened repository, an instance, its server, its shelf.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use asof_engine::backup::{Reader, Reading};
+use asof_engine::runtime::Instance as Made;
+use asof_engine::server::{self, Contact, Server};
+use asof_engine::shelf::Shelf;
+use asof_engine::source::{FilesSource, SqlSource};
+use asof_postgres::client::Connection;
+use asof_postgres::conninfo::{Config as Conninfo, Environment, Settings};
+use asof_repository::root::{self, Key, Repository};
+use asof_repository::store::local::LocalStore;
+use asof_repository::store::{Retrying, Store};
+use asof_world::World;
+
+use crate::config::{self, InstanceConfig, Loaded};
+use crate::failure::{Failure, Result};
+use crate::show::Bar;
+
+/// How long a store that does not answer is asked again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What every command has.
+pub(crate) struct Context {
+    pub(crate) world: World,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) quiet: bool,
+}
+
+/// An instance of the configuration.
+pub(crate) struct Instance {
+    pub(crate) name: String,
+    pub(crate) config: InstanceConfig,
+    pub(crate) shelf: Shelf,
+}
+
+/// An environment variable; the only place that reads one.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+impl Context {
+    pub(crate) fn bar(&self) -> Arc<Bar> {
+        Arc::new(Bar::new(self.quiet))
+    }
+
+    pub(crate) fn loaded(&self) -> Result<Loaded> {
+        config::load(self.config.as_deref(), &variable)
+    }
+
+    /// Where a new configuration goes.
+    pub(crate) fn new_config_path(&self) -> Result<PathBuf> {
+        let path = self.config.clone().unwrap_or_else(|| PathBuf::from("asof.toml"));
+        std::path::absolute(&path).map_err(Failure::file("find", path))
+    }
+
+    /// Opens the store of a directory or URL.
+    pub(crate) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
+        let path = url.strip_prefix("file://").unwrap_or(url);
+        if path.contains("://") {
+            let what = format!("{url} is no place for a repository that this version of asof knows");
+            return Err(Failure::refused(what, "give a directory"));
+        }
+        let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
+        let store = Arc::new(LocalStore::new(self.world.clone(), path));
+        Ok(Arc::new(Retrying::new(store, self.world.clone(), PATIENCE)))
+    }
+
+    /// Opens the configured repository.
+    pub(crate) async fn repository(&self, loaded: &Loaded) -> Result<Repository> {
+        let configured = &loaded.config.repository;
+        let key = read_key(&configured.key_file)?;
+        let expected = configured.root_key.parse().map_err(|_| {
+            let what = format!("root_key in {} is not a fingerprint", loaded.path.display());
+            Failure::refused(what, "it has 32 hexadecimal digits; `asof init` printed it")
+        })?;
+        Ok(root::open(&self.world, self.store(&configured.url)?, &key, Some(expected)).await?)
+    }
+
+    /// The instance named, or the only one.
+    pub(crate) fn pick<'a>(&self, loaded: &'a Loaded, name: Option<&str>) -> Result<(&'a str, &'a InstanceConfig)> {
+        let instances = &loaded.config.instances;
+        if let Some(name) = name {
+            let found = instances.get_key_value(name).map(|(name, config)| (name.as_str(), config));
+            return found.ok_or_else(|| {
+                let known: Vec<&str> = instances.keys().map(String::as_str).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Failure::refused(format!("there is no instance \"{name}\""), format!("known instances: {known}"))
+            });
+        }
+        let mut all = instances.iter();
+        match (all.next(), all.next()) {
+            (Some((name, config)), None) => Ok((name, config)),
+            (None, _) => Err(Failure::refused("no instance is configured", "add one with `asof instance add NAME`")),
+            _ => Err(Failure::refused("there is more than one instance", "say which")),
+        }
+    }
+
+    /// Opens the repository and the instance in it.
+    pub(crate) async fn instance(&self, name: Option<&str>) -> Result<Instance> {
+        let loaded = self.loaded()?;
+        let (name, config) = self.pick(&loaded, name)?;
+        let repository = self.repository(&loaded).await?;
+        let lineage = repository.lineage_of(name).ok_or_else(|| {
+            let what = format!("the repository knows no instance \"{name}\"");
+            Failure::refused(what, format!("register it with `asof instance add {name}`"))
+        })?;
+        let shelf = Shelf::new(&repository, lineage);
+        Ok(Instance { name: name.to_owned(), config: config.clone(), shelf })
+    }
+
+    /// How to reach the server of an instance.
+    pub(crate) async fn server(&self, config: &InstanceConfig) -> Result<Server> {
+        if let Some(run_directory) = &config.run_directory {
+            return Ok(Made::read(&self.world, run_directory).await?.server(&self.world, "postgres")?);
+        }
+        let environment = self.environment();
+        let mut settings = Settings::parse(&config.conninfo).map_err(conninfo_refused)?;
+        if let Some(passfile) = &config.passfile {
+            settings.set("passfile", passfile.display().to_string()).map_err(conninfo_refused)?;
+        }
+        resolve(settings, environment)
+    }
+
+    /// What connections may ask of this machine.
+    pub(crate) fn environment(&self) -> Environment {
+        Environment::of_world(&self.world, |name| match name {
+            // libpq asks the system for the user's name; the variables are right wherever a person or a service runs us.
+            "USER" => variable("USER").or_else(|| variable("LOGNAME")).or_else(|| Some("root".to_owned())),
+            _ => variable(name),
+        })
+    }
+
+    /// How the files of an instance are read: directly where a data directory is configured, else by SQL.
+    pub(crate) async fn reader(&self, config: &InstanceConfig, server: &Server, contact: &Contact) -> Result<Reader> {
+        let made = match &config.run_directory {
+            Some(run_directory) => Some(Made::read(&self.world, run_directory).await?.data_directory),
+            None => None,
+        };
+        match config.data_directory.as_ref().or(made.as_ref()) {
+            Some(directory) => {
+                let source = FilesSource::new(self.world.clone(), directory, contact.major);
+                Ok(Reader { source: Arc::new(source), reading: Reading::Files })
+            }
+            None => {
+                let source = SqlSource::connect(server, 4).await?;
+                Ok(Reader { source: Arc::new(source), reading: Reading::Sql })
+            }
+        }
+    }
+
+    /// Connects and asks the server what it is.
+    pub(crate) async fn contact(&self, server: &Server) -> Result<(Connection, Contact)> {
+        let mut connection = server.connect().await?;
+        let contact = server::contact(&mut connection).await?;
+        Ok((connection, contact))
+    }
+}
+
+pub(crate) fn conninfo_refused(error: impl std::fmt::Display) -> Failure {
+    Failure::refused(format!("the connection string cannot be used: {error}"), "see `asof instance add --help`")
+}
+
+/// A server from settings; it is called `asof` unless they say otherwise.
+pub(crate) fn resolve(mut settings: Settings, environment: Environment) -> Result<Server> {
+    if settings.get("application_name").is_none() {
+        settings.set("application_name", "asof").map_err(conninfo_refused)?;
+    }
+    let config = Conninfo::resolve(settings, &environment).map_err(conninfo_refused)?;
+    Ok(Server { config, environment })
+}
+
+/// Reads a key file; one that others can read is refused.
+pub(crate) fn read_key(path: &Path) -> Result<Key> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).map_err(Failure::file("read the key file", path))?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let what = format!("the key file {} can be read by others (mode {mode:o})", path.display());
+        return Err(Failure::refused(what, format!("chmod 600 {}", path.display())));
+    }
+    let text = std::fs::read_to_string(path).map_err(Failure::file("read the key file", path))?;
+    Ok(Key::parse(&text)?)
+}

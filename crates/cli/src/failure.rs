@@ -1,0 +1,129 @@
+//! The one place where an error becomes words and an exit code.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed for a reason that the message says |
+//! | 2 | the command line was not understood |
+//! | 3 | refused, or not found: nothing was changed |
+//! | 4 | something stored or read is damaged |
+//! | 5 | a server or store did not answer: try again |
+//! | 6 | a right or key is missing |
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::PathBuf;
+
+use asof_postgres::client::ErrorKind;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// From the engine.
+    Engine(asof_engine::Error),
+    /// A local file.
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    /// The request makes no sense.
+    Refused { what: String, hint: String },
+}
+
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    pub(crate) fn refused(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Refused { what: what.into(), hint: hint.into() }
+    }
+
+    pub(crate) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+
+    /// What to do next.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            Self::File { .. } => None,
+            Self::Refused { hint, .. } => Some(hint),
+        }
+    }
+
+    /// The exit code; the table stands above.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Engine(asof_engine::Error::Repository(error)) => repository_code(error),
+            Self::Engine(asof_engine::Error::Client(error)) => match error.kind() {
+                ErrorKind::Unavailable => 5,
+                ErrorKind::Denied => 6,
+                _ => 1,
+            },
+            Self::Engine(asof_engine::Error::Refused { .. }) | Self::Refused { .. } => 3,
+            Self::Engine(asof_engine::Error::Damaged { .. }) => 4,
+            Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 6,
+            _ => 1,
+        }
+    }
+
+    /// The error and its causes, then the hint.
+    pub(crate) fn print(&self) {
+        anstream::eprintln!("error: {self}");
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            anstream::eprintln!("  {error}");
+            cause = error.source();
+        }
+        if let Some(hint) = self.hint() {
+            anstream::eprintln!("  hint: {hint}");
+        }
+    }
+}
+
+fn repository_code(error: &asof_repository::Error) -> u8 {
+    use asof_repository::Error;
+    match error {
+        Error::NotFound { .. } | Error::Conflict { .. } | Error::Invalid { .. } => 3,
+        Error::Corrupt { .. } => 4,
+        Error::Unavailable { .. } | Error::Uncertain { .. } => 5,
+        Error::Denied { .. } => 6,
+        _ => 1,
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Engine(error) => error.fmt(f),
+            Self::File { action, path, .. } => write!(f, "cannot {action} {}", path.display()),
+            Self::Refused { what, .. } => f.write_str(what),
+        }
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            // The engine's transparent variants show their inner error; their source is that error's source.
+            Self::Engine(error) => error.source(),
+            Self::File { source, .. } => Some(source),
+            Self::Refused { .. } => None,
+        }
+    }
+}
+
+impl From<asof_engine::Error> for Failure {
+    fn from(error: asof_engine::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<asof_repository::Error> for Failure {
+    fn from(error: asof_repository::Error) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+impl From<asof_postgres::client::ClientError> for Failure {
+    fn from(error: asof_postgres::client::ClientError) -> Self {
+        Self::Engine(error.into())
+    }
+}

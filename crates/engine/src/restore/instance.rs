@@ -1,0 +1,143 @@
+//! A restore that ends with a running instance: files, recovery, promotion, a lineage of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use asof_postgres::lsn::Lsn;
+use asof_postgres::version::Major;
+use asof_repository::lineage::Parent;
+use asof_repository::root::Repository;
+use asof_world::{Id, Owner};
+
+use super::{Plan, WriteOptions, Written, write};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+use crate::runtime::{
+    self, Binaries, Recovery, Running, ServerSpec, ServerUser, TargetAction, find_binaries, preload_libraries,
+};
+use crate::shelf::Shelf;
+
+/// The instance that a restore makes.
+#[derive(Clone, Debug)]
+pub struct NewInstance {
+    /// Its name.
+    pub name: String,
+    /// Its directory: `data` and `run` are made in it.
+    pub directory: PathBuf,
+    /// Its port; a free one when absent.
+    pub port: Option<u16>,
+    /// The user to run as; see [`ServerUser::choose`].
+    pub user: Option<String>,
+    /// Where PostgreSQL's programs are.
+    pub bindir: Option<PathBuf>,
+    /// The content of `PATH`.
+    pub path_variable: Option<String>,
+    /// A role of the instance that may connect.
+    pub role: String,
+    /// Jobs at once.
+    pub jobs: usize,
+}
+
+/// What a restore needs from this machine; found before anything is read.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The programs.
+    pub binaries: Binaries,
+    /// Who the server runs as.
+    pub user: ServerUser,
+    /// What the instance uses and this machine lacks.
+    pub missing: Vec<String>,
+}
+
+/// A restored instance.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// The running server.
+    pub running: Running,
+    /// What was written.
+    pub written: Written,
+    /// Its lineage.
+    pub lineage: Id,
+}
+
+/// Looks for what the machine must have, so that nothing is found missing when terabytes have been written.
+pub async fn prepare(shelf: &Shelf, plan: &Plan, new: &NewInstance) -> Result<Prepared> {
+    let major = Major::from_number(plan.details.major)
+        .ok_or_else(|| Error::refused(format!("PostgreSQL {} is not supported", plan.details.major), "update asof"))?;
+    let binaries = find_binaries(&shelf.world, major, new.bindir.as_deref(), new.path_variable.as_deref()).await?;
+    let user = ServerUser::choose(&shelf.world, new.user.as_deref(), original_owner(shelf, plan).await).await?;
+    let extensions = plan.details.extensions.keys();
+    let missing = extensions.filter(|name| binaries.has_extension(name) == Some(false)).cloned().collect();
+    Ok(Prepared { binaries, user, missing })
+}
+
+/// Who owns the original data directory, if it is on this machine.
+async fn original_owner(shelf: &Shelf, plan: &Plan) -> Option<Owner> {
+    let (files, directory) = (shelf.world.files.clone(), PathBuf::from(plan.details.data_directory.as_ref()?));
+    shelf.world.blocking(move || files.attributes(&directory).ok()).await.map(|attributes| attributes.owner)
+}
+
+/// Restores, starts, recovers, promotes and registers. The plan's destination must be `data` in the new directory.
+pub async fn into_instance(
+    shelf: &Shelf,
+    repository: &mut Repository,
+    plan: &Plan,
+    new: &NewInstance,
+    prepared: Prepared,
+    observer: Arc<dyn Observer>,
+) -> Result<Restored> {
+    let owner = prepared.user.switch.then_some(prepared.user.owner);
+    let written = write(shelf, plan, WriteOptions { jobs: new.jobs, owner }, observer.clone()).await?;
+    observer.event(Event::Phase("recovering"));
+    let running = runtime::start(&shelf.world, &spec(plan, new, prepared)?, observer.as_ref()).await?;
+    check_end(plan, running.replayed)?;
+    let facts = shelf.journal().await?.state().facts.clone();
+    let parent = Parent { lineage: shelf.lineage, timeline: plan.resolved.timeline.0, at: plan.resolved.end.0 };
+    let (lineage, _) = repository.register(&new.name, facts, Some(parent)).await?;
+    Ok(Restored { running, written, lineage })
+}
+
+fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared) -> Result<ServerSpec> {
+    let minimums = plan.minimums().ok_or_else(|| {
+        Error::damaged("the backup does not record what its server was configured with", "use --to DIRECTORY")
+    })?;
+    let recorded = plan.details.settings.get("shared_preload_libraries").map_or("", String::as_str);
+    let libraries = preload_libraries(recorded, &[], |name| prepared.binaries.has_library(name).unwrap_or(false)).kept;
+    Ok(ServerSpec {
+        data_directory: plan.destination.clone(),
+        run_directory: new.directory.join("run"),
+        binaries: prepared.binaries,
+        user: prepared.user,
+        role: new.role.clone(),
+        port: new.port,
+        minimums,
+        libraries,
+        recovery: Some(Recovery {
+            target_lsn: Some(plan.resolved.last),
+            timeline: plan.resolved.timeline,
+            action: TargetAction::Promote,
+            // All WAL lies in pg_wal; PostgreSQL demands a command all the same.
+            restore_command: "false".to_owned(),
+        }),
+        settings: BTreeMap::new(),
+        environment: BTreeMap::new(),
+        lineage: None,
+    })
+}
+
+/// What was replayed must be what was planned; anything else is a failed restore, whatever the server says (rule 3).
+fn check_end(plan: &Plan, replayed: Option<Lsn>) -> Result<()> {
+    let planned = plan.resolved.end;
+    match replayed {
+        Some(replayed) if replayed == planned => Ok(()),
+        Some(replayed) => Err(Error::damaged(
+            format!("recovery ended at {replayed}, but the plan ends at {planned}"),
+            "look at the server's log; the restored instance is not what was asked for",
+        )),
+        None => Err(Error::damaged(
+            format!("the server does not say how far it recovered; the plan ends at {planned}"),
+            "look at the server's log",
+        )),
+    }
+}
