@@ -545,7 +545,10 @@ mod tests {
         MapPack { id, len: 1 << 20, reference, frames: frames.collect() }
     }
 
-    fn file(path: &str, len: u64, runs: &[(u32, Option<(u32, u32)>, bool)]) -> MapFile {
+    /// Pages, pack and position, torn.
+    type Pages = (u32, Option<(u32, u32)>, bool);
+
+    fn file(path: &str, len: u64, runs: &[Pages]) -> MapFile {
         let runs = runs.iter().map(|(pages, place, torn)| Run {
             pages: *pages,
             place: place.map_or(Place::Zero, |(pack, position)| Place::Pack { pack, position }),

@@ -4,6 +4,7 @@
 //! Small objects are flipped bit by bit; packs and maps at random places, 2,000 or as many as `ASOF_FLIPS` asks for. The
 //! seed is printed and can be given as `ASOF_SEED`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests touch real files and stop when surprised")]
+#![allow(clippy::disallowed_macros, reason = "figures of a campaign are read on the terminal")]
 
 mod support;
 

@@ -85,9 +85,7 @@ async fn a_repository_with_another_root_key_than_the_configuration_expects_is_re
     let (home, other) = (Home::new(), Home::new());
     let (mine, key, _) = init(&home).await;
     let (foreign, _, _) = init(&other).await;
-    for name in [Name::Root] {
-        home.overwrite(name, &other.bytes(name));
-    }
+    home.overwrite(Name::Root, &other.bytes(Name::Root));
     let result = root::open(&home.world, home.store(), &key, Some(mine.root.fingerprint())).await;
     let message = denied(result);
     for fingerprint in [mine.root.fingerprint(), foreign.root.fingerprint()] {

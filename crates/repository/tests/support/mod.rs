@@ -9,6 +9,7 @@
     reason = "tests touch real files and stop when surprised"
 )]
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -34,35 +35,35 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 /// A directory for one repository, gone with the test.
-pub struct Home {
-    pub dir: tempfile::TempDir,
-    pub world: World,
+pub(crate) struct Home {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) world: World,
 }
 
 impl Home {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap(), world: World::real() }
     }
 
     /// A home whose randomness and clock depend on `seed` alone.
-    pub fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self { dir: tempfile::tempdir().unwrap(), world: seeded_world(seed) }
     }
 
-    pub fn store(&self) -> Arc<dyn Store> {
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::new(LocalStore::new(self.world.clone(), self.dir.path()))
     }
 
-    pub fn path(&self, name: Name) -> PathBuf {
+    pub(crate) fn path(&self, name: Name) -> PathBuf {
         self.dir.path().join(name.to_string())
     }
 
-    pub fn bytes(&self, name: Name) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: Name) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
     }
 
     /// Puts bytes under a name whatever stands there: what the store never does, and damage does.
-    pub fn overwrite(&self, name: Name, bytes: &[u8]) {
+    pub(crate) fn overwrite(&self, name: Name, bytes: &[u8]) {
         std::fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
         // In place: a file that is truncated and written again is flushed by ext4 at every close.
         let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(self.path(name)).unwrap();
@@ -70,12 +71,12 @@ impl Home {
         file.set_len(bytes.len() as u64).unwrap();
     }
 
-    pub fn remove(&self, name: Name) {
+    pub(crate) fn remove(&self, name: Name) {
         std::fs::remove_file(self.path(name)).unwrap();
     }
 }
 
-pub fn seeded_world(seed: u64) -> World {
+pub(crate) fn seeded_world(seed: u64) -> World {
     World {
         random: Arc::new(Seeded { seed, drawn: AtomicU64::new(0) }),
         clock: Arc::<Steps>::default(),
@@ -111,10 +112,10 @@ impl Clock for Steps {
 }
 
 /// Numbers without a pattern, the same for the same seed: a splitmix64.
-pub struct Dice(pub u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -122,13 +123,13 @@ impl Dice {
         z ^ z >> 31
     }
 
-    pub fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).unwrap()
     }
 }
 
 /// Bytes that compress like pages do: a third noise, the rest repetition.
-pub fn page(seed: u64, len: usize) -> Vec<u8> {
+pub(crate) fn page(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![7; len];
     let noise = len / 3;
     blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes[..noise.max(1)]);
@@ -136,18 +137,18 @@ pub fn page(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A store that remembers what was asked of it.
-pub struct Counting {
+pub(crate) struct Counting {
     inner: Arc<dyn Store>,
     calls: Mutex<Vec<(&'static str, String, Option<ReadRange>)>>,
 }
 
 impl Counting {
-    pub fn new(inner: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Self {
         Self { inner, calls: Mutex::default() }
     }
 
     /// The calls since the last look.
-    pub fn take(&self) -> Vec<(&'static str, String, Option<ReadRange>)> {
+    pub(crate) fn take(&self) -> Vec<(&'static str, String, Option<ReadRange>)> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 
@@ -189,20 +190,20 @@ impl Store for Counting {
 }
 
 /// Files of an instance, by path.
-pub type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(crate) type Tree = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// What a small backup left in the repository.
-pub struct Written {
-    pub attempt: Id,
-    pub map: PageMap,
-    pub digest: [u8; 32],
-    pub map_len: u64,
-    pub packs: Vec<StoredPack>,
+pub(crate) struct Written {
+    pub(crate) attempt: Id,
+    pub(crate) map: PageMap,
+    pub(crate) digest: [u8; 32],
+    pub(crate) map_len: u64,
+    pub(crate) packs: Vec<StoredPack>,
 }
 
 /// Stores `tree` as a backup does, without the journal: packs of at most `frames` frames, then the map. Pages that
 /// `parent` has at the same place are not stored again.
-pub async fn store_backup(
+pub(crate) async fn store_backup(
     repository: &Repository,
     lineage: Id,
     attempt: Id,
@@ -254,7 +255,7 @@ fn directories(tree: &Tree) -> Vec<Vec<u8>> {
 }
 
 /// Maps hold no digests of frames.
-pub fn without_digest(section: Section) -> Section {
+pub(crate) fn without_digest(section: Section) -> Section {
     Section { digest: [0; 16], ..section }
 }
 
@@ -352,7 +353,7 @@ fn equal_in(path: &[u8], at: usize, page: &[u8], tree: Option<&Tree>, page_size:
 }
 
 /// Pack and position of a page; `None` for one of zeros.
-pub fn place_of(map: &PageMap, path: &[u8], page: usize) -> Option<(u32, u32)> {
+pub(crate) fn place_of(map: &PageMap, path: &[u8], page: usize) -> Option<(u32, u32)> {
     let mut left = u32::try_from(page).unwrap();
     for run in &map.file(path)?.runs {
         if left < run.pages {
@@ -366,8 +367,11 @@ pub fn place_of(map: &PageMap, path: &[u8], page: usize) -> Option<(u32, u32)> {
     None
 }
 
+/// What is needed to read a page; nothing for zeros.
+pub(crate) type PageSource = Option<(PackId, Reference, u32, Section)>;
+
 /// Every page of every file, with all that is needed to read it: what two maps have to agree about.
-pub fn flatten(map: &PageMap) -> Vec<(Vec<u8>, u64, Vec<Option<(PackId, Reference, u32, Section)>>)> {
+pub(crate) fn flatten(map: &PageMap) -> Vec<(Vec<u8>, u64, Vec<PageSource>)> {
     let pages = |file: &MapFile| {
         let all = 0..usize::try_from(file.pages()).unwrap();
         all.map(|page| {
@@ -382,7 +386,7 @@ pub fn flatten(map: &PageMap) -> Vec<(Vec<u8>, u64, Vec<Option<(PackId, Referenc
 }
 
 /// Reads one page with one ranged read.
-pub async fn read_page(
+pub(crate) async fn read_page(
     store: &dyn Store,
     keyring: &Keyring,
     map: &PageMap,
@@ -402,7 +406,7 @@ pub async fn read_page(
 }
 
 /// Reads and opens one frame.
-pub async fn read_frame(store: &dyn Store, keyring: &Keyring, pack: &MapPack, frame: u32) -> Result<Vec<u8>> {
+pub(crate) async fn read_frame(store: &dyn Store, keyring: &Keyring, pack: &MapPack, frame: u32) -> Result<Vec<u8>> {
     let section = pack.frames[&frame];
     let range = ReadRange::Part { offset: section.offset, len: u64::from(section.stored_len) };
     let mut stored = store.read(&pack.id.to_string(), range).await?.to_vec();
@@ -413,7 +417,7 @@ pub async fn read_frame(store: &dyn Store, keyring: &Keyring, pack: &MapPack, fr
 }
 
 /// Reads every file of a map, every frame once.
-pub async fn read_tree(store: &dyn Store, keyring: &Keyring, map: &PageMap) -> Result<Tree> {
+pub(crate) async fn read_tree(store: &dyn Store, keyring: &Keyring, map: &PageMap) -> Result<Tree> {
     let mut frames: HashMap<(u32, u32), Vec<u8>> = HashMap::new();
     let mut tree = Tree::new();
     for file in &map.files {
@@ -426,12 +430,12 @@ pub async fn read_tree(store: &dyn Store, keyring: &Keyring, map: &PageMap) -> R
                 continue;
             };
             let frame = position / PAGES_PER_FRAME;
-            if !frames.contains_key(&(pack, frame)) {
-                let plain = read_frame(store, keyring, &map.packs[pack as usize], frame).await?;
-                frames.insert((pack, frame), plain);
-            }
+            let plain = match frames.entry((pack, frame)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(read_frame(store, keyring, &map.packs[pack as usize], frame).await?),
+            };
             let start = (position % PAGES_PER_FRAME) as usize * page_size;
-            bytes.extend_from_slice(&frames[&(pack, frame)][start..start + len]);
+            bytes.extend_from_slice(&plain[start..start + len]);
         }
         tree.insert(file.path.clone(), bytes);
     }
@@ -439,7 +443,7 @@ pub async fn read_tree(store: &dyn Store, keyring: &Keyring, map: &PageMap) -> R
 }
 
 /// A backup as the journal records it.
-pub fn backup_entry(written: &Written, name: &str) -> Backup {
+pub(crate) fn backup_entry(written: &Written, name: &str) -> Backup {
     Backup {
         id: written.attempt,
         name: name.to_owned(),
@@ -458,7 +462,7 @@ pub fn backup_entry(written: &Written, name: &str) -> Backup {
 }
 
 /// Builds an entry with any content, as somebody could who has the keys in `keyring`.
-pub fn forge(
+pub(crate) fn forge(
     world: &World,
     keyring: &Keyring,
     of: JournalOf,
@@ -474,17 +478,17 @@ pub fn forge(
     writer.finish(keyring, &serde_json::to_vec(&envelope).unwrap(), &mut Encoder::new(3))
 }
 
-pub fn digest(bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn digest(bytes: &[u8]) -> [u8; 32] {
     *blake3::hash(bytes).as_bytes()
 }
 
 /// The keys of somebody who signs with another key.
-pub fn with_signing(keyring: &Keyring, signing: SigningKey) -> Keyring {
+pub(crate) fn with_signing(keyring: &Keyring, signing: SigningKey) -> Keyring {
     Keyring { signing, ..keyring.clone() }
 }
 
 /// An error and its causes, as one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
