@@ -5,6 +5,7 @@
 //! as `pg_tblspc/<oid>/…`, whatever they are linked to.
 
 mod files;
+mod sql;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub use files::FilesSource;
+pub use sql::{READS_EVERYTHING, SqlSource, grants, missing_rights, superfluous_rights};
 
 /// A running instance whose files can be read.
 #[async_trait]
