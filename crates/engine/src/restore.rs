@@ -214,6 +214,11 @@ impl Target {
     }
 }
 
+/// Whether the restored instance has tablespaces, which lie in its data directory then.
+fn has_tablespaces(plan: &Plan) -> bool {
+    !plan.details.tablespaces.is_empty()
+}
+
 /// The settings that a server must have at least to replay the plan's WAL: 13 refuses to start below them, 14 pauses.
 fn minimums(plan: &Plan) -> Vec<(&'static str, u32)> {
     let Some(found) = plan.minimums() else { return Vec::new() };

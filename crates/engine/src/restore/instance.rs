@@ -120,7 +120,10 @@ fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared) -> Result<ServerSpec
             // All WAL lies in pg_wal; PostgreSQL demands a command all the same.
             restore_command: "false".to_owned(),
         }),
-        settings: BTreeMap::new(),
+        settings: super::has_tablespaces(plan)
+            .then(|| ("allow_in_place_tablespaces".to_owned(), "on".to_owned()))
+            .into_iter()
+            .collect(),
         environment: BTreeMap::new(),
         lineage: None,
     })

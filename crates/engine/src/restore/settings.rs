@@ -43,6 +43,11 @@ fn isolation(plan: &Plan) -> Vec<(&'static str, String)> {
     if plan.details.major >= 15 {
         settings.push(("archive_library", none()));
     }
+    if super::has_tablespaces(plan) {
+        // Tablespaces are restored as directories in pg_tblspc, so that the data directory is complete by itself. Recovery
+        // accepts such directories only if told so (CheckTablespaceDirectory, xlogrecovery.c, since the minors of August 2022).
+        settings.push(("allow_in_place_tablespaces", "on".to_owned()));
+    }
     for (name, value) in super::minimums(plan) {
         settings.push((name, value.to_string()));
     }

@@ -85,6 +85,11 @@ impl SourceFile for OpenFile {
     }
 }
 
+/// The OID in `pg_tblspc/<oid>`.
+fn tablespace_oid(path: &[u8]) -> Option<u32> {
+    std::str::from_utf8(path.strip_prefix(b"pg_tblspc/")?).ok()?.parse().ok()
+}
+
 struct Walk {
     files: Arc<dyn Files>,
     root: PathBuf,
@@ -101,7 +106,11 @@ impl Walk {
             }
             for (path, kind) in self.entries(&directory)? {
                 match kind {
-                    EntryKind::Directory if self.is_entered(&path) => open.push(path),
+                    EntryKind::Directory if self.is_entered(&path) => {
+                        let in_place = tablespace_oid(&path).map(|oid| Tablespace { oid, location: None });
+                        listing.tablespaces.extend(in_place);
+                        open.push(path);
+                    }
                     EntryKind::Directory => {}
                     EntryKind::File => self.file(path, &mut listing)?,
                     EntryKind::Symlink => self.link(path, &mut listing, &mut open)?,
@@ -159,8 +168,7 @@ impl Walk {
         if version::excluded_from_backup(self.major, &path).is_some() {
             return Ok(());
         }
-        let oid = path.strip_prefix(b"pg_tblspc/").and_then(|name| std::str::from_utf8(name).ok()?.parse().ok());
-        let Some(oid) = oid else {
+        let Some(oid) = tablespace_oid(&path) else {
             let what = format!("{} is a symbolic link, and asof does not know what belongs to it", full.display());
             return Err(Error::refused(
                 what,
