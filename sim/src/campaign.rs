@@ -37,13 +37,14 @@ const ENUMERATIONS: [(&str, Enumeration); 12] = [
     ("WAL in a store, asking again", |settings| enumerate_outages(&settings.clone().patient(), Receiver(Counts::Read))),
 ];
 
-/// Stops every protocol at every call, once per seed. `tell` hears of every part when it is done.
+/// Stops every protocol at every call, once per seed: those whose name contains `only`. `tell` hears of every part when it
+/// is done.
 ///
 /// # Errors
 /// The first thing that does not hold.
-pub fn crash_points(seeds: Range<u64>, mut tell: impl FnMut(&Part)) -> Result<Tried, Box<Finding>> {
+pub fn crash_points(seeds: Range<u64>, only: &str, mut tell: impl FnMut(&Part)) -> Result<Tried, Box<Finding>> {
     let mut total = Tried::default();
-    for (name, enumerate) in ENUMERATIONS {
+    for (name, enumerate) in ENUMERATIONS.into_iter().filter(|(name, _)| name.contains(only)) {
         let mut tried = Tried::default();
         for seed in seeds.clone() {
             let part = enumerate(&Settings::thorough(seed));

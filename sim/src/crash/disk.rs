@@ -223,15 +223,16 @@ impl<S: Scenario> OnDisk<S> {
         let cuts = [Unsynced::Lost, Unsynced::Kept].into_iter().chain(mixtures).map(Restart::PowerCut);
         for restart in std::iter::once(Restart::Killed).chain(cuts) {
             self.tried.restarts += 1;
-            let outcome = guarded(|| self.finish(&restart.disk(&left.files), &left.ledger));
-            self.judge(&format!("{case}; {restart}"), calls, outcome)?;
+            let case = format!("{case}; {restart}");
+            let outcome = guarded(|| self.finish(&case, &restart.disk(&left.files), &left.ledger));
+            self.judge(&case, calls, outcome)?;
         }
         Ok(())
     }
 
-    fn finish(&self, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
+    fn finish(&self, case: &str, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
         self.check("after the restart", disk, ledger)?;
-        self.stop_again(disk, ledger)?;
+        self.stop_again(case, disk, ledger)?;
         let ledger = Arc::new(Mutex::new(ledger.clone()));
         self.work(self.settings.seed + 2, disk, &ledger)
             .map_err(|stop| Stop::Broken(format!("the work cannot be finished: {stop}")))?;
@@ -241,9 +242,12 @@ impl<S: Scenario> OnDisk<S> {
     }
 
     /// The new process does not get far either: what it acknowledged meanwhile has to be durable, too.
-    fn stop_again(&self, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
+    fn stop_again(&self, case: &str, disk: &SimFiles, ledger: &S::Ledger) -> Outcome {
         let (files, ledger) = (disk.copy(), Arc::new(Mutex::new(ledger.clone())));
-        let mut draw = Prng::new(self.settings.seed ^ self.tried.restarts as u64);
+        // Drawn from the case alone, so that it is the same whatever else is tried.
+        let mut draw = Prng::new(
+            case.bytes().fold(self.settings.seed, |sum, byte| sum.rotate_left(7).wrapping_add(u64::from(byte))),
+        );
         let number = draw.index(SECOND_STOPS);
         let unsynced = if draw.chance(500) { Unsynced::Lost } else { Unsynced::Mixed(draw.next_u64()) };
         files.stop_at(number);
