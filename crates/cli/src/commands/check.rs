@@ -1,6 +1,7 @@
 //! `asof check`: whether an instance can be backed up now. Every line was tried; what cannot be tried is not OK.
 
 use asof_engine::server;
+use asof_engine::source::{missing_rights, superfluous_rights};
 use asof_postgres::client::Connection;
 use serde_json::json;
 
@@ -38,6 +39,8 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             findings.push(Finding { what: "files", result: files });
             findings.push(Finding { what: "wal_level", result: wal_level(&mut connection).await });
             findings.push(Finding { what: "full_page_writes", result: full_page_writes(&mut connection).await });
+            let by_sql = instance.config.data_directory.is_none() && instance.config.run_directory.is_none();
+            findings.push(Finding { what: "rights", result: rights(&mut connection, by_sql).await });
             findings.push(Finding { what: "slots", result: slots(&mut connection).await });
             connection.close().await;
         }
@@ -85,6 +88,19 @@ async fn full_page_writes(connection: &mut Connection) -> Result<String, String>
     match ask(connection, "SHOW full_page_writes").await?.as_str() {
         "on" => Ok("on".to_owned()),
         _ => Err("off: torn pages of a backup cannot be repaired; set full_page_writes = on".to_owned()),
+    }
+}
+
+/// What the role lacks is a failure where the files are read by SQL; what it has too much is said.
+async fn rights(connection: &mut Connection, by_sql: bool) -> Result<String, String> {
+    let missing = missing_rights(connection).await.map_err(|error| error.to_string())?;
+    if by_sql && !missing.is_empty() {
+        return Err(format!("missing: {}; `asof instance grants` prints them all", missing.join("; ")));
+    }
+    let superfluous = superfluous_rights(connection).await.map_err(|error| error.to_string())?;
+    match superfluous.len() {
+        0 => Ok("what is needed and no more".to_owned()),
+        _ => Ok(format!("more than is needed: {}", superfluous.join(", "))),
     }
 }
 

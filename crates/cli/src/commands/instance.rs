@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use asof_engine::runtime::{self, Endpoint, Instance as Made, Status, StopMode};
 use asof_engine::server;
-use asof_engine::source::sql::grants as sql_grants;
+use asof_engine::source::grants as sql_grants;
 use asof_postgres::conninfo::Settings;
 use asof_repository::root::Repository;
 use serde_json::json;
