@@ -25,6 +25,14 @@ fn is_caught(result: Result<Tried, Box<Finding>>, reason: &str) {
     assert!(finding.what.contains(reason), "found for another reason: {finding}");
 }
 
+/// What the test's name says does not hold yet, for this reason; the day it does, this says what to do.
+fn not_yet(result: Result<Tried, Box<Finding>>, reason: &str) {
+    match result {
+        Err(finding) => assert!(finding.what.contains(reason), "something else was found: {finding}"),
+        Ok(tried) => panic!("this holds by now ({tried}): expect with `survives` that it does"),
+    }
+}
+
 #[test]
 fn an_object_is_there_whole_or_not_at_all() {
     survives(enumerate_crashes(&Settings::quick(1), Creation), 1000);
@@ -40,23 +48,23 @@ fn of_two_creators_one_wins_at_every_interruption() {
     survives(enumerate_interruptions(&Settings::quick(1), Race), 100);
 }
 
+/// LocalStore: directories above the root that a killed process made are never synced.
 #[test]
-#[ignore = "LocalStore: directories above the root that a killed process made are never synced"]
-fn an_object_in_a_new_directory_deep_down_survives() {
+fn not_yet_an_object_in_a_new_directory_deep_down_survives() {
     let settings = Settings { root: "/srv/new/and/deep/asof", ..Settings::quick(1) };
-    survives(enumerate_crashes(&settings, Creation), 1000);
+    not_yet(enumerate_crashes(&settings, Creation), "was acknowledged and is not there");
 }
 
+/// LocalStore: a link that is done and reported as failed is taken for not done.
 #[test]
-#[ignore = "LocalStore: a link that is done and reported as failed is taken for not done"]
-fn what_a_store_says_of_a_creation_is_true() {
-    survives(enumerate_crashes(&Settings::quick(1), Truth), 500);
+fn not_yet_what_a_store_says_of_a_creation_is_true() {
+    not_yet(enumerate_crashes(&Settings::quick(1), Truth), "was said not to be done");
 }
 
+/// LocalStore: a link that is done and reported as failed is taken for not done.
 #[test]
-#[ignore = "LocalStore: a link that is done and reported as failed is taken for not done"]
-fn what_a_store_that_asks_again_says_of_a_creation_is_true() {
-    survives(enumerate_crashes(&Settings::quick(1).patient(), Truth), 500);
+fn not_yet_what_a_store_that_asks_again_says_of_a_creation_is_true() {
+    not_yet(enumerate_crashes(&Settings::quick(1).patient(), Truth), "somebody else was faster");
 }
 
 #[test]
@@ -65,10 +73,10 @@ fn what_an_object_store_says_of_a_creation_is_true() {
     survives(enumerate_outages(&Settings::quick(1).patient(), Truth), 10);
 }
 
+/// LocalStore: a deletion that finds nothing does not sync the directory.
 #[test]
-#[ignore = "LocalStore: a deletion that finds nothing does not sync the directory"]
-fn a_deleted_object_does_not_come_back() {
-    survives(enumerate_crashes(&Settings::quick(1), Deletion), 100);
+fn not_yet_a_deleted_object_does_not_come_back() {
+    not_yet(enumerate_crashes(&Settings::quick(1), Deletion), "was deleted and came back");
 }
 
 #[test]
@@ -102,16 +110,16 @@ fn an_appended_entry_is_there_for_ever() {
     survives(enumerate_outages(&Settings::quick(1).patient(), Appends(Counts::Appended)), 50);
 }
 
+/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-#[ignore = "LocalStore: what a killed process linked is read by the next one and is not durable"]
-fn an_entry_that_was_read_is_there_for_ever() {
-    survives(enumerate_crashes(&Settings::quick(1), Appends(Counts::Read)), 1000);
+fn not_yet_an_entry_that_was_read_is_there_for_ever() {
+    not_yet(enumerate_crashes(&Settings::quick(1), Appends(Counts::Read)), "was acknowledged as");
 }
 
+/// LocalStore: a link that is done and reported as failed is taken for not done, and the entry is appended twice.
 #[test]
-#[ignore = "LocalStore: a link that is done and reported as failed is taken for not done, and the entry is appended twice"]
-fn an_appended_entry_is_there_once_for_a_process_that_asks_again() {
-    survives(enumerate_crashes(&Settings::quick(1).patient(), Appends(Counts::Appended)), 1000);
+fn not_yet_an_appended_entry_is_there_once_for_a_process_that_asks_again() {
+    not_yet(enumerate_crashes(&Settings::quick(1).patient(), Appends(Counts::Appended)), "a note stands twice");
 }
 
 #[test]
@@ -147,11 +155,11 @@ fn acknowledged_wal_is_readable_without_a_hole_after_everything() {
     survives(enumerate_outages(&Settings::quick(1), Receiver(Counts::Appended)), 40);
 }
 
+/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-#[ignore = "LocalStore: what a killed process linked is read by the next one and is not durable"]
-fn wal_that_a_new_receiver_finds_may_be_acknowledged() {
+fn not_yet_wal_that_a_new_receiver_finds_may_be_acknowledged() {
     let settings = Settings { mixtures: 2, ..Settings::quick(1) };
-    survives(enumerate_crashes(&settings, Receiver(Counts::Read)), 500);
+    not_yet(enumerate_crashes(&settings, Receiver(Counts::Read)), "WAL was acknowledged up to");
 }
 
 #[test]
@@ -191,9 +199,12 @@ fn a_panic_of_the_code_under_test_is_a_finding() {
 
 /// Found by a campaign. A killed process linked entry 4 and did not sync; the next one read it and linked entry 5; of the
 /// two names only the second survived the power cut.
+/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-#[ignore = "LocalStore: what a killed process linked is read by the next one and is not durable"]
-fn seed_21_a_journal_has_no_hole_after_two_processes_were_stopped() {
+fn not_yet_seed_21_a_journal_has_no_hole_after_two_processes_were_stopped() {
     let settings = Settings { every: 30, ..Settings::thorough(21) };
-    survives(enumerate_crashes(&settings, Appends(Counts::Appended)), 50);
+    not_yet(
+        enumerate_crashes(&settings, Appends(Counts::Appended)),
+        "it is missing, although the entry behind it is there",
+    );
 }
