@@ -618,3 +618,97 @@ pub async fn create(store: &dyn Store, object: &Finished) -> Result<()> {
 pub async fn read(store: &dyn Store, name: Name) -> Result<Bytes> {
     store.read(&name.to_string(), ReadRange::Whole).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::SigningKey;
+    use crate::keyring::SignerEntry;
+
+    fn keys(world: &World) -> (Keyring, Signers) {
+        let data = Secret::random(world);
+        let signing = SigningKey::new(Secret::random(world));
+        let mut signers = Signers::default();
+        signers.add(SignerEntry { public: signing.public(), roles: vec![Role::Writer], label: "w".to_owned() });
+        let (index, data_public) = (Secret::random(world), crypto::data_public_key(&data));
+        (Keyring { repository: world.id(), index, data_public, data_secret: Some(data), signing }, signers)
+    }
+
+    /// An object with two data sections and `index`, whose header was changed before anything was sealed.
+    fn object(world: &World, keyring: &Keyring, change: fn(&mut Vec<u8>)) -> (Finished, [Section; 2]) {
+        let name = Name::Map { lineage: Id([1; 16]), attempt: Id([2; 16]) };
+        let mut writer = ObjectWriter::new(world, keyring, name, Kind::Map, true, 4096);
+        change(&mut writer.header);
+        writer.header_digest = crypto::digest(&writer.header);
+        let mut encoder = Encoder::new(3);
+        let sections = [0, 1].map(|number| writer.section(Class::Data, number, b"same length", &mut encoder));
+        (writer.finish(keyring, b"index", &mut encoder), sections)
+    }
+
+    fn opened(keyring: &Keyring, signers: &Signers, object: &Finished) -> Result<Opened> {
+        open(keyring, signers, Role::Writer, object.name, Kind::Map, object.body.as_slice())
+    }
+
+    #[tokio::test]
+    async fn a_section_opens_under_its_own_number_length_and_class_only() {
+        let world = World::real();
+        let (keyring, signers) = keys(&world);
+        let (object, [first, second]) = object(&world, &keyring, |_| {});
+        let opened = opened(&keyring, &signers, &object).unwrap();
+        let sections = opened.data_sections(&keyring, object.name).unwrap();
+        let stored = |section: &Section| {
+            let at = usize::try_from(section.offset).unwrap();
+            object.body.as_slice()[at..at + section.stored_len as usize].to_vec()
+        };
+        let read = |number, section: &Section, bytes: &[u8]| {
+            let mut plain = vec![0; section.plain_len as usize];
+            let result = sections.open(number, section, &mut bytes.to_vec(), &mut plain, &mut Decoder::new());
+            result.map(|()| plain)
+        };
+        assert_eq!(read(0, &first, &stored(&first)).unwrap(), b"same length");
+        assert_eq!(read(1, &second, &stored(&second)).unwrap(), b"same length");
+        assert!(read(1, &first, &stored(&first)).is_err(), "another number");
+        assert!(read(0, &first, &stored(&second)).is_err(), "another section");
+        assert!(read(0, &Section { plain_len: 10, ..first }, &stored(&first)).is_err(), "another length");
+        assert!(read(0, &Section { codec: Codec::Zstd, ..first }, &stored(&first)).is_err(), "another codec");
+        assert!(opened.open_index_section(0, &first, &stored(&first)).is_err(), "another class");
+    }
+
+    #[tokio::test]
+    async fn a_header_that_commits_to_another_key_or_hides_its_flags_is_refused() {
+        let world = World::real();
+        let (keyring, signers) = keys(&world);
+        let (other, _) = object(&world, &keyring, |header| header[80] ^= 1);
+        let other = opened(&keyring, &signers, &other).unwrap();
+        let name = Name::Map { lineage: Id([1; 16]), attempt: Id([2; 16]) };
+        assert!(matches!(other.data_sections(&keyring, name), Err(Error::Corrupt { .. })));
+        let changes: [fn(&mut Vec<u8>); 6] = [
+            |header| header[64] ^= 1,
+            |header| header[7] = 2,
+            |header| header[10] = 1,
+            |header| header[15] = 1,
+            |header| header[8] ^= 1,
+            |header| header[16] ^= 1,
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            let (object, _) = object(&world, &keyring, change);
+            assert!(opened(&keyring, &signers, &object).is_err(), "change {at}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_cut_anywhere_or_mutated_does_not_open() {
+        let world = World::real();
+        let (keyring, signers) = keys(&world);
+        let (whole, _) = object(&world, &keyring, |_| {});
+        let end = usize::try_from(whole.len).unwrap();
+        crate::hostile::survive(whole.body.as_slice(), |bytes| {
+            if let Ok(opened) = open(&keyring, &signers, Role::Writer, whole.name, Kind::Map, bytes) {
+                // Sections are opened one by one: all that may differ here are their bytes.
+                assert_eq!(opened.index, b"index");
+                assert_eq!(bytes.len(), end);
+                assert_eq!(opened.reference, whole.reference);
+            }
+        });
+    }
+}

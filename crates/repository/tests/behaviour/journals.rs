@@ -461,3 +461,20 @@ async fn an_entry_says_nothing_to_somebody_without_the_index_key() {
     assert!(matches!(opened, Err(Error::Denied { .. })));
     assert!(!bytes.windows(10).any(|window| window == b"top-secret"));
 }
+
+#[tokio::test]
+async fn an_entry_that_states_another_number_than_its_slot_is_refused() {
+    let scene = Scene::new().await;
+    let name = scene.slot(2);
+    let (world, keyring) = (&scene.home.world, &scene.repository.keyring);
+    let envelope = json!({
+        "number": 3, "previous": hex::encode(digest(&scene.home.bytes(scene.slot(1)))), "time": 0, "epoch": 0,
+        "entry": { "kind": "wal_started", "timeline": 1, "start": 5 },
+    });
+    let writer = object::ObjectWriter::new(world, keyring, name, object::Kind::Entry, false, 4096);
+    let plain = serde_json::to_vec(&envelope).unwrap();
+    let object = writer.finish(keyring, &plain, &mut asof_repository::codec::Encoder::new(3));
+    scene.home.overwrite(name, object.body.as_slice());
+    let message = names(scene.reopened().await, name);
+    assert!(message.contains("says that it is entry 3"), "{message}");
+}
