@@ -251,6 +251,27 @@ pub(crate) enum WalCommand {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
         upload_every: u64,
     },
+    /// Store one finished WAL file: archive_command = 'asof wal push --instance NAME %p'.
+    Push {
+        /// The file: PostgreSQL's %p.
+        path: PathBuf,
+        /// The instance; may be left out when there is only one.
+        #[arg(long)]
+        instance: Option<String>,
+    },
+    /// Fetch one WAL file: restore_command = 'asof wal get --instance NAME %f %p'.
+    ///
+    /// Exits with 0 when the file is there, 1 when it is proven absent, and above 125 when nobody can tell, so that
+    /// PostgreSQL stops instead of opening early.
+    Get {
+        /// The name: PostgreSQL's %f.
+        name: String,
+        /// Where to: PostgreSQL's %p.
+        path: PathBuf,
+        /// The instance; may be left out when there is only one.
+        #[arg(long)]
+        instance: Option<String>,
+    },
     /// Show how far WAL is stored.
     Status(OneInstance),
 }

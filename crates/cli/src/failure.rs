@@ -9,6 +9,7 @@
 //! | 4 | something stored or read is damaged |
 //! | 5 | a server or store did not answer: try again |
 //! | 6 | a right or key is missing |
+//! | 200 | `wal get` only: nobody can tell whether the file is there |
 
 use std::error::Error as StdError;
 use std::io;
@@ -23,6 +24,10 @@ pub(crate) enum Failure {
     Engine(asof_engine::Error),
     /// A local file.
     File { action: &'static str, path: PathBuf, source: io::Error },
+    /// `wal get`: the file is proven absent.
+    Absent(String),
+    /// `wal get`: nobody can tell whether the file is there.
+    CannotTell(Box<Failure>),
     /// The request makes no sense.
     Refused { what: String, hint: String },
 }
@@ -43,7 +48,8 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Engine(error) => error.hint(),
-            Self::File { .. } => None,
+            Self::File { .. } | Self::Absent(_) => None,
+            Self::CannotTell(failure) => failure.hint(),
             Self::Refused { hint, .. } => Some(hint),
         }
     }
@@ -51,6 +57,9 @@ impl Failure {
     /// The exit code; the table stands above.
     pub(crate) fn code(&self) -> u8 {
         match self {
+            Self::Absent(_) => 1,
+            // PostgreSQL aborts recovery only for codes above 125 (measured: 1, 2 and 125 open the server early).
+            Self::CannotTell(_) => 200,
             Self::Engine(asof_engine::Error::Repository(error)) => repository_code(error),
             Self::Engine(asof_engine::Error::Client(error)) => match error.kind() {
                 ErrorKind::Unavailable => 5,
@@ -95,6 +104,8 @@ impl std::fmt::Display for Failure {
             Self::Engine(error) => error.fmt(f),
             Self::File { action, path, .. } => write!(f, "cannot {action} {}", path.display()),
             Self::Refused { what, .. } => f.write_str(what),
+            Self::Absent(name) => write!(f, "{name} is not in the repository"),
+            Self::CannotTell(failure) => failure.fmt(f),
         }
     }
 }
@@ -105,7 +116,8 @@ impl StdError for Failure {
             // The engine's transparent variants show their inner error; their source is that error's source.
             Self::Engine(error) => error.source(),
             Self::File { source, .. } => Some(source),
-            Self::Refused { .. } => None,
+            Self::CannotTell(failure) => failure.source(),
+            Self::Refused { .. } | Self::Absent(_) => None,
         }
     }
 }

@@ -377,6 +377,7 @@ impl Attempt<'_> {
             settings: session.settings().await?,
             extensions: session.extensions().await?,
             platform: session.platform().await?,
+            role: session.role().await?,
             data_directory: self.contact.data_directory.clone(),
         })
     }

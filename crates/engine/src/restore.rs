@@ -26,7 +26,7 @@ use crate::shelf::Shelf;
 use crate::source::CONTROL_FILE;
 use crate::wal::assemble::read_segment;
 
-pub use instance::{NewInstance, Prepared, Restored, into_instance, prepare};
+pub use instance::{NewInstance, Prepared, Restored, file_owner, into_instance, prepare};
 pub use plan::{Plan, RestoreRequest, find, plan, short_id};
 pub use settings::recovery_settings;
 

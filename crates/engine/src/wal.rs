@@ -1,5 +1,6 @@
 //! WAL on its way into the repository and back.
 
+pub mod archive;
 pub mod assemble;
 pub mod ingest;
 pub mod receiver;

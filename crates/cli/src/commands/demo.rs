@@ -201,7 +201,7 @@ async fn bring_back(
         user: Some(machine.user.name.clone()),
         bindir: Some(machine.binaries.dir.clone()),
         path_variable: variable("PATH"),
-        role: machine::ROLE.to_owned(),
+        role: None,
         jobs: 4,
     };
     let prepared = restore::prepare(shelf, &plan, &new).await?;

@@ -156,15 +156,29 @@ async fn show_one(context: &Context, args: OneInstance) -> Result<()> {
     let loaded = context.loaded()?;
     let (name, config) = context.pick(&loaded, args.name.as_deref())?;
     let repository = context.repository(&loaded).await?;
-    let description = describe(&repository, name, config).await?;
+    let mut description = describe(&repository, name, config).await?;
+    if let Some(run_directory) = &config.run_directory {
+        let made = Made::read(&context.world, run_directory).await?;
+        let overrides = made.overrides.iter().map(|o| json!({ "name": o.name, "value": o.value, "why": o.why }));
+        description["overrides"] = overrides.collect();
+        description["port"] = json!(made.port);
+        description["data_directory"] = json!(made.data_directory);
+    }
     if args.json {
         show::json(&description);
         return Ok(());
     }
-    for (key, value) in description.as_object().into_iter().flatten() {
+    for (key, value) in description.as_object().into_iter().flatten().filter(|(key, _)| *key != "overrides") {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         anstream::println!("{key:18} {text}");
     }
+    let Some(overrides) = description["overrides"].as_array() else { return Ok(()) };
+    anstream::println!();
+    let cell = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    show::table(
+        &["OVERRIDDEN", "VALUE", "WHY"],
+        overrides.iter().map(|o| vec![cell(&o["name"]), cell(&o["value"]), cell(&o["why"])]),
+    );
     Ok(())
 }
 

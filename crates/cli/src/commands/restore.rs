@@ -34,10 +34,7 @@ pub(crate) async fn run(context: &Context, args: Restore) -> Result<()> {
         backup: args.backup.clone(),
         wanted: Wanted { target: target(&args.target)?, inclusive: !args.exclusive },
         timeline: args.target_timeline.map(Timeline),
-        destination: args
-            .to
-            .clone()
-            .map_or_else(|| directory.join("data"), |to| std::path::absolute(&to).unwrap_or(to)),
+        destination: destination(&args, &directory)?,
     };
     let began = context.world.monotonic();
     let plan = restore::plan(&instance.shelf, &request).await?;
@@ -55,6 +52,15 @@ pub(crate) async fn run(context: &Context, args: Restore) -> Result<()> {
         anstream::println!("done in {}", duration(context.world.monotonic() - began));
     }
     Ok(())
+}
+
+/// Where the files go; nowhere for a mere look at the plan.
+fn destination(args: &Restore, directory: &Path) -> Result<PathBuf> {
+    match (&args.to, &args.as_instance) {
+        (Some(to), _) => std::path::absolute(to).map_err(Failure::file("find", to)),
+        (None, Some(_)) => Ok(directory.join("data")),
+        (None, None) => Ok(PathBuf::new()),
+    }
 }
 
 fn new_directory(loaded: &Loaded, args: &Restore) -> Result<PathBuf> {
@@ -92,7 +98,6 @@ async fn into_instance(
     name: &str,
     directory: PathBuf,
 ) -> Result<()> {
-    let role = role_of(context, instance).await;
     let new = NewInstance {
         name: name.to_owned(),
         directory: directory.clone(),
@@ -100,7 +105,7 @@ async fn into_instance(
         user: args.user.clone(),
         bindir: args.bindir.clone().or_else(|| instance.config.bindir.clone()),
         path_variable: variable("PATH"),
-        role,
+        role: None,
         jobs: usize::from(args.jobs),
     };
     let prepared = restore::prepare(&instance.shelf, plan, &new).await?;
@@ -148,14 +153,6 @@ fn override_json(setting: &Override) -> Value {
     json!({ "name": setting.name, "value": setting.value, "why": setting.why })
 }
 
-/// A role that may connect to the restored instance: that of the original connection.
-async fn role_of(context: &Context, instance: &Instance) -> String {
-    match context.server(&instance.config).await {
-        Ok(server) => server.config.user,
-        Err(_) => "postgres".to_owned(),
-    }
-}
-
 /// The directory of the new instance must be reachable for the user that the server runs as.
 fn make_reachable(directory: &Path, user: &ServerUser) -> Result<()> {
     std::fs::create_dir_all(directory).map_err(Failure::file("create", directory))?;
@@ -167,13 +164,8 @@ fn make_reachable(directory: &Path, user: &ServerUser) -> Result<()> {
 }
 
 async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, args: &Restore) -> Result<()> {
-    let owner = match &args.user {
-        Some(name) => {
-            let user = ServerUser::choose(&context.world, Some(name), None).await?;
-            user.switch.then_some(user.owner)
-        }
-        None => None,
-    };
+    let user = restore::file_owner(&instance.shelf, plan, args.user.as_deref()).await?;
+    let owner = user.switch.then_some(user.owner);
     let bar = context.bar();
     let options = WriteOptions { jobs: usize::from(args.jobs), owner };
     let written = restore::write(&instance.shelf, plan, options, bar.clone()).await;
@@ -197,7 +189,7 @@ async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, arg
         written.segments
     );
     anstream::println!("It needs neither asof nor network. PostgreSQL {} recovers and opens it:", plan.details.major);
-    anstream::println!("  pg_ctl -D {place} start          (as a user that is not root and owns the files)");
+    anstream::println!("  pg_ctl -D {place} start          (as {}, who owns the files)", user.name);
     anstream::println!(
         "  docker run --rm -v {place}:/var/lib/postgresql/data -p 5433:5432 postgres:{}",
         plan.details.major
@@ -230,7 +222,9 @@ fn print_plan(plan: &Plan, as_json: bool) {
         resolved.after.as_ref().map_or_else(|| "nothing: this is all that is stored".to_owned(), moment)
     );
     anstream::println!("  files      {} of {} files", bytes(plan.backup.sizes.total), plan.backup.sizes.files);
-    anstream::println!("  into       {}", plan.destination.display());
+    if !plan.destination.as_os_str().is_empty() {
+        anstream::println!("  into       {}", plan.destination.display());
+    }
     for warning in &plan.warnings {
         anstream::eprintln!("warning: {warning}");
     }

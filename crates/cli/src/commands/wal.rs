@@ -1,9 +1,11 @@
 //! `asof wal`: received and looked at.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use asof_engine::progress::{Event, Observer};
+use asof_engine::wal::archive;
 use asof_engine::wal::receiver::{self, slot_name, stored_end};
 use asof_engine::wal::shape::WalConstants;
 use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
@@ -22,8 +24,29 @@ pub(crate) async fn run(context: &Context, command: WalCommand) -> Result<()> {
             let pace = if synchronous { Pace::AtOnce } else { Pace::Every(Duration::from_secs(upload_every)) };
             receive(context, name.as_deref(), pace).await
         }
+        WalCommand::Push { path, instance } => push(context, instance.as_deref(), &path).await,
+        WalCommand::Get { name, path, instance } => match get(context, instance.as_deref(), &name, &path).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Absent(name)),
+            Err(failure) => Err(Failure::CannotTell(Box::new(failure))),
+        },
         WalCommand::Status(args) => status(context, args).await,
     }
+}
+
+async fn push(context: &Context, instance: Option<&str>, path: &Path) -> Result<()> {
+    let instance = context.instance(instance).await?;
+    let constants = WalConstants::from_facts(&instance.shelf.journal().await?.state().facts)?;
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    // PostgreSQL gives %p relative to the data directory, where it also starts us.
+    archive::push(&instance.shelf, &constants, name, path).await?;
+    Ok(())
+}
+
+async fn get(context: &Context, instance: Option<&str>, name: &str, path: &Path) -> Result<bool> {
+    let instance = context.instance(instance).await?;
+    let constants = WalConstants::from_facts(&instance.shelf.journal().await?.state().facts)?;
+    Ok(archive::get(&instance.shelf, &constants, name, path).await?)
 }
 
 async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()> {

@@ -54,6 +54,8 @@ pub struct Details {
     pub extensions: BTreeMap<String, String>,
     /// Operating system and C library as the server was built for; sort orders depend on them.
     pub platform: String,
+    /// The role that made the backup: it exists in every restored instance.
+    pub role: String,
     /// Where the data directory lay.
     pub data_directory: Option<String>,
 }

@@ -130,6 +130,10 @@ impl Session {
         Ok(self.connection.query_one("SELECT version()").await?.required(0)?.to_owned())
     }
 
+    pub(super) async fn role(&mut self) -> Result<String> {
+        Ok(self.connection.query_one("SELECT session_user").await?.required(0)?.to_owned())
+    }
+
     pub(super) async fn close(self) {
         self.connection.close().await;
     }

@@ -12,7 +12,7 @@ use asof_world::{Id, Owner};
 
 use super::{Plan, WriteOptions, Written, write};
 use crate::error::{Error, Result};
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 use crate::runtime::{
     self, Binaries, Recovery, Running, ServerSpec, ServerUser, TargetAction, find_binaries, preload_libraries,
 };
@@ -33,8 +33,8 @@ pub struct NewInstance {
     pub bindir: Option<PathBuf>,
     /// The content of `PATH`.
     pub path_variable: Option<String>,
-    /// A role of the instance that may connect.
-    pub role: String,
+    /// A role of the instance that may connect; the one that made the backup when absent.
+    pub role: Option<String>,
     /// Jobs at once.
     pub jobs: usize,
 }
@@ -66,10 +66,15 @@ pub async fn prepare(shelf: &Shelf, plan: &Plan, new: &NewInstance) -> Result<Pr
     let major = Major::from_number(plan.details.major)
         .ok_or_else(|| Error::refused(format!("PostgreSQL {} is not supported", plan.details.major), "update asof"))?;
     let binaries = find_binaries(&shelf.world, major, new.bindir.as_deref(), new.path_variable.as_deref()).await?;
-    let user = ServerUser::choose(&shelf.world, new.user.as_deref(), original_owner(shelf, plan).await).await?;
+    let user = file_owner(shelf, plan, new.user.as_deref()).await?;
     let extensions = plan.details.extensions.keys();
     let missing = extensions.filter(|name| binaries.has_extension(name) == Some(false)).cloned().collect();
     Ok(Prepared { binaries, user, missing })
+}
+
+/// Who shall own restored files and run the server on them; see [`ServerUser::choose`].
+pub async fn file_owner(shelf: &Shelf, plan: &Plan, wanted: Option<&str>) -> Result<ServerUser> {
+    ServerUser::choose(&shelf.world, wanted, original_owner(shelf, plan).await).await
 }
 
 /// Who owns the original data directory, if it is on this machine.
@@ -89,7 +94,6 @@ pub async fn into_instance(
 ) -> Result<Restored> {
     let owner = prepared.user.switch.then_some(prepared.user.owner);
     let written = write(shelf, plan, WriteOptions { jobs: new.jobs, owner }, observer.clone()).await?;
-    observer.event(Event::Phase("recovering"));
     let running = runtime::start(&shelf.world, &spec(plan, new, prepared)?, observer.as_ref()).await?;
     check_end(plan, running.replayed)?;
     let facts = shelf.journal().await?.state().facts.clone();
@@ -109,7 +113,7 @@ fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared) -> Result<ServerSpec
         run_directory: new.directory.join("run"),
         binaries: prepared.binaries,
         user: prepared.user,
-        role: new.role.clone(),
+        role: new.role.clone().unwrap_or_else(|| plan.details.role.clone()),
         port: new.port,
         minimums,
         libraries,

@@ -69,6 +69,7 @@ impl Plan {
 
 /// Decides how `request` is met.
 pub async fn plan(shelf: &Shelf, request: &RestoreRequest) -> Result<Plan> {
+    shelf.keyring.require_data_secret("the restore")?;
     let journal = shelf.journal().await?;
     let constants = WalConstants::from_facts(&journal.state().facts)?;
     let candidates = candidates(&journal, request)?;

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::conninfo::{Config, Environment, Host, Settings, Target};
-use asof_world::{FileKind, Files, World};
+use asof_world::{FileKind, Files, Id, World};
 use serde::{Deserialize, Serialize};
 
 use super::isolation::{Override, Places, Recovery};
@@ -112,6 +112,16 @@ impl Instance {
         let target = Target::Unix { directory: self.socket_directory.clone(), default: false };
         config.hosts = vec![Host { target, port: self.port }];
         Ok(Server { config, environment })
+    }
+
+    /// Records the lineage that the server turned out to begin, once it is registered.
+    ///
+    /// # Errors
+    /// `Files` if the record cannot be written; `Refused` if the server's user is gone.
+    pub async fn record_lineage(&mut self, world: &World, lineage: Id) -> Result<()> {
+        let user = ServerUser::choose(world, Some(&self.user), None).await?;
+        self.lineage = Some(lineage.to_string());
+        self.write(world, &user).await
     }
 
     /// Writes the record into both directories.

@@ -19,6 +19,7 @@ const PRIVATE: u32 = 0o700;
 const HBA: &str = "\
 # Written by asof for an isolated instance.
 local all all              trust
+local replication all      trust
 host  all all 127.0.0.1/32 md5
 host  all all ::1/128      md5
 ";

@@ -133,11 +133,9 @@ impl From<ClientError> for ReadError {
     }
 }
 
-/// Puts rows together up to the first that is short: there the file ended when it was read, and what a later row holds was
-/// written since and belongs elsewhere.
 async fn copy(connection: &mut Connection, sql: &str, len: usize) -> Result<Vec<u8>, ReadError> {
     let mut rows = BinaryCopy::new(CHUNK_BYTES);
-    let (mut bytes, mut ended) = (Vec::with_capacity(len), false);
+    let mut chunks = Chunks::new(len);
     let mut stream = connection.copy_out(sql).await?;
     while let Some(piece) = stream.next().await? {
         rows.feed(piece);
@@ -145,20 +143,40 @@ async fn copy(connection: &mut Connection, sql: &str, len: usize) -> Result<Vec<
             let [chunk] = row.as_slice() else {
                 return Err(ReadError::Format(format!("a row of {} columns", row.len())));
             };
-            let wanted = (len - bytes.len()).min(CHUNK_BYTES as usize);
             // NULL: the file has vanished.
-            let chunk = chunk.as_deref().unwrap_or_default();
-            if chunk.len() > wanted {
-                return Err(ReadError::Format(format!("{} bytes instead of {wanted}", chunk.len())));
-            }
-            if !ended {
-                bytes.extend_from_slice(chunk);
-                ended = chunk.len() < wanted;
-            }
+            chunks.take(chunk.as_deref().unwrap_or_default()).map_err(ReadError::Format)?;
         }
     }
     rows.finish().map_err(|error| ReadError::Format(error.to_string()))?;
-    Ok(bytes)
+    Ok(chunks.bytes)
+}
+
+/// Puts rows together up to the first that is short: there the file ended when it was read, and what a later row holds was
+/// written since and belongs elsewhere.
+struct Chunks {
+    bytes: Vec<u8>,
+    missing: usize,
+    ended: bool,
+}
+
+impl Chunks {
+    fn new(len: usize) -> Self {
+        Self { bytes: Vec::with_capacity(len), missing: len, ended: false }
+    }
+
+    /// The error says what is wrong with a row that holds more than it was asked for.
+    fn take(&mut self, chunk: &[u8]) -> Result<(), String> {
+        let wanted = self.missing.min(CHUNK_BYTES as usize);
+        if chunk.len() > wanted {
+            return Err(format!("{} bytes instead of {wanted}", chunk.len()));
+        }
+        self.missing -= wanted;
+        if !self.ended {
+            self.bytes.extend_from_slice(chunk);
+            self.ended = chunk.len() < wanted;
+        }
+        Ok(())
+    }
 }
 
 /// Says which right is missing, and where: grants on functions hold in one database only.
@@ -181,6 +199,17 @@ mod tests {
         let sql = read_sql("'base/1/2'", 100, 10);
         assert!(sql.contains("LEAST(1048576::bigint, 110::bigint OPERATOR(pg_catalog.-) place)"), "{sql}");
         assert!(sql.contains("generate_series(100::bigint, 109::bigint, 1048576::bigint)"), "{sql}");
+    }
+
+    #[test]
+    fn what_is_written_behind_the_end_of_a_file_while_it_is_read_is_left_out() {
+        let full = vec![1; CHUNK_BYTES as usize];
+        let mut chunks = Chunks::new(3 * full.len() + 10);
+        for chunk in [&full[..], b"short", &full, b"later"] {
+            chunks.take(chunk).expect("is no more than was asked for");
+        }
+        assert_eq!(chunks.bytes, [&full[..], b"short"].concat());
+        assert!(Chunks::new(3).take(b"four").is_err());
     }
 
     #[test]
