@@ -13,7 +13,7 @@ use asof_postgres::control::{ControlFile, StandbyMinimums};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::version::Major;
 use asof_testkit::{Options, Server, Workdir, majors};
-use asof_world::World;
+use asof_world::{Id, World};
 
 /// A copy of production's data directory, made while production was stopped, and what runs on it.
 struct Copy {
@@ -132,7 +132,8 @@ async fn a_copy_runs_beside_production_with_our_settings_in_force() {
     for major in majors() {
         let mut production = Server::running(major, &Options::with_config(&["max_connections = 77"]));
         production.psql("create table t as select 42 as n");
-        let copy = Copy::of(&mut production).await;
+        let mut copy = Copy::of(&mut production).await;
+        copy.spec.settings.insert("archive_mode".to_owned(), "on".to_owned());
         plant(copy.spec.data_directory.join("postgresql.auto.conf"), HOSTILE);
         let running = copy.start().await;
         assert_eq!(running.reached, Reached::Open);
@@ -170,6 +171,10 @@ async fn a_server_of_ours_is_started_again_and_destroyed_by_its_record_alone() {
     let run = &copy.spec.run_directory;
     let second = runtime::start_again(&copy.world, run, BTreeMap::new(), &Silent).await.expect("starts");
     assert_eq!(second.instance, first.instance);
+    let mut recorded = second.instance.clone();
+    recorded.record_lineage(&copy.world, Id([7; 16])).await.expect("is written");
+    let read = Instance::read(&copy.world, run).await.expect("is read");
+    assert_eq!(read.lineage, Some("07".repeat(16)));
     assert_eq!(psql(&second.instance, &production, "select n from t"), "42");
     assert_eq!(Endpoint::of(&second.instance, "postgres", "ann").port, first.instance.port);
 
