@@ -25,14 +25,6 @@ fn is_caught(result: Result<Tried, Box<Finding>>, reason: &str) {
     assert!(finding.what.contains(reason), "found for another reason: {finding}");
 }
 
-/// What the test's name says does not hold yet, for this reason; the day it does, this says what to do.
-fn not_yet(result: Result<Tried, Box<Finding>>, reason: &str) {
-    match result {
-        Err(finding) => assert!(finding.what.contains(reason), "something else was found: {finding}"),
-        Ok(tried) => panic!("this holds by now ({tried}): expect with `survives` that it does"),
-    }
-}
-
 #[test]
 fn an_object_is_there_whole_or_not_at_all() {
     survives(enumerate_crashes(&Settings::quick(1), Creation), 1000);
@@ -48,23 +40,20 @@ fn of_two_creators_one_wins_at_every_interruption() {
     survives(enumerate_interruptions(&Settings::quick(1), Race), 100);
 }
 
-/// LocalStore: directories above the root that a killed process made are never synced.
 #[test]
-fn not_yet_an_object_in_a_new_directory_deep_down_survives() {
+fn an_object_in_a_new_directory_deep_down_survives() {
     let settings = Settings { root: "/srv/new/and/deep/asof", ..Settings::quick(1) };
-    not_yet(enumerate_crashes(&settings, Creation), "was acknowledged and is not there");
+    survives(enumerate_crashes(&settings, Creation), 100);
 }
 
-/// LocalStore: a link that is done and reported as failed is taken for not done.
 #[test]
-fn not_yet_what_a_store_says_of_a_creation_is_true() {
-    not_yet(enumerate_crashes(&Settings::quick(1), Truth), "was said not to be done");
+fn what_a_store_says_of_a_creation_is_true() {
+    survives(enumerate_crashes(&Settings::quick(1), Truth), 100);
 }
 
-/// LocalStore: a link that is done and reported as failed is taken for not done.
 #[test]
-fn not_yet_what_a_store_that_asks_again_says_of_a_creation_is_true() {
-    not_yet(enumerate_crashes(&Settings::quick(1).patient(), Truth), "somebody else was faster");
+fn what_a_store_that_asks_again_says_of_a_creation_is_true() {
+    survives(enumerate_crashes(&Settings::quick(1).patient(), Truth), 100);
 }
 
 #[test]
@@ -73,10 +62,9 @@ fn what_an_object_store_says_of_a_creation_is_true() {
     survives(enumerate_outages(&Settings::quick(1).patient(), Truth), 10);
 }
 
-/// LocalStore: a deletion that finds nothing does not sync the directory.
 #[test]
-fn not_yet_a_deleted_object_does_not_come_back() {
-    not_yet(enumerate_crashes(&Settings::quick(1), Deletion), "was deleted and came back");
+fn a_deleted_object_does_not_come_back() {
+    survives(enumerate_crashes(&Settings::quick(1), Deletion), 100);
 }
 
 #[test]
@@ -110,16 +98,14 @@ fn an_appended_entry_is_there_for_ever() {
     survives(enumerate_outages(&Settings::quick(1).patient(), Appends(Counts::Appended)), 50);
 }
 
-/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-fn not_yet_an_entry_that_was_read_is_there_for_ever() {
-    not_yet(enumerate_crashes(&Settings::quick(1), Appends(Counts::Read)), "was acknowledged as");
+fn an_entry_that_was_read_is_there_for_ever() {
+    survives(enumerate_crashes(&Settings::quick(1), Appends(Counts::Read)), 100);
 }
 
-/// LocalStore: a link that is done and reported as failed is taken for not done, and the entry is appended twice.
 #[test]
-fn not_yet_an_appended_entry_is_there_once_for_a_process_that_asks_again() {
-    not_yet(enumerate_crashes(&Settings::quick(1).patient(), Appends(Counts::Appended)), "a note stands twice");
+fn an_appended_entry_is_there_once_for_a_process_that_asks_again() {
+    survives(enumerate_crashes(&Settings::quick(1).patient(), Appends(Counts::Appended)), 100);
 }
 
 #[test]
@@ -155,11 +141,10 @@ fn acknowledged_wal_is_readable_without_a_hole_after_everything() {
     survives(enumerate_outages(&Settings::quick(1), Receiver(Counts::Appended)), 40);
 }
 
-/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-fn not_yet_wal_that_a_new_receiver_finds_may_be_acknowledged() {
+fn wal_that_a_new_receiver_finds_may_be_acknowledged() {
     let settings = Settings { mixtures: 2, ..Settings::quick(1) };
-    not_yet(enumerate_crashes(&settings, Receiver(Counts::Read)), "WAL was acknowledged up to");
+    survives(enumerate_crashes(&settings, Receiver(Counts::Read)), 100);
 }
 
 #[test]
@@ -197,14 +182,8 @@ fn a_panic_of_the_code_under_test_is_a_finding() {
     is_caught(enumerate_outages(&Settings::quick(1), Panics), "panic: on purpose");
 }
 
-/// Found by a campaign. A killed process linked entry 4 and did not sync; the next one read it and linked entry 5; of the
-/// two names only the second survived the power cut.
-/// LocalStore: what a killed process linked is read by the next one and is not durable.
 #[test]
-fn not_yet_seed_21_a_journal_has_no_hole_after_two_processes_were_stopped() {
+fn seed_21_a_journal_has_no_hole_after_two_processes_were_stopped() {
     let settings = Settings { every: 30, ..Settings::thorough(21) };
-    not_yet(
-        enumerate_crashes(&settings, Appends(Counts::Appended)),
-        "it is missing, although the entry behind it is there",
-    );
+    survives(enumerate_crashes(&settings, Appends(Counts::Appended)), 100);
 }

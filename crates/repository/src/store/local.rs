@@ -56,13 +56,12 @@ impl LocalStore {
 fn classify(operation: &'static str, name: &str, error: io::Error) -> Error {
     let object = name.to_owned();
     match error.kind() {
-        io::ErrorKind::NotFound => Error::NotFound { object },
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::NotFound { object },
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             Error::Denied { object, reason: format!("the file system does not let us {operation} it: {error}") }
         }
-        io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof => {
-            Error::Corrupt { object, reason: error.to_string() }
-        }
+        io::ErrorKind::InvalidInput => Error::invalid(error),
+        io::ErrorKind::UnexpectedEof => Error::Corrupt { object, reason: error.to_string() },
         _ => Error::Unavailable { operation, object, source: Box::new(error) },
     }
 }
@@ -70,7 +69,8 @@ fn classify(operation: &'static str, name: &str, error: io::Error) -> Error {
 impl Inner {
     fn path(&self, name: &str) -> io::Result<PathBuf> {
         let plain = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
-        if !name.split('/').all(plain) {
+        let temporary = name.split('/').next() == Some(TEMPORARY);
+        if temporary || !name.split('/').all(plain) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!("\"{name}\" is not the name of an object"),
@@ -79,22 +79,39 @@ impl Inner {
         Ok(self.root.join(name))
     }
 
+    /// Creates the directory if it is missing, and makes its name and those of all its ancestors durable, once for each
+    /// process: whoever made them may have died before it did so.
     fn ensure_dir(&self, dir: &Path) -> io::Result<()> {
         if self.known.lock().expect("no holder panics").contains(dir) {
             return Ok(());
         }
         create_dir_durable(self.files.as_ref(), dir, DIRECTORY_MODE)?;
-        // The directory may have been made by a process that died before it synced the parent.
-        if dir.starts_with(&self.root)
-            && let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty())
-        {
-            self.files.sync_dir(parent)?;
-            if dir != self.root {
-                self.ensure_dir(parent)?;
-            }
+        self.settle_ancestors(dir)
+    }
+
+    fn settle_ancestors(&self, dir: &Path) -> io::Result<()> {
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let Some(parent) = parent.filter(|_| !self.known.lock().expect("no holder panics").contains(dir)) else {
+            return Ok(());
+        };
+        match self.files.sync_dir(parent) {
+            // Above the root there may be directories that we can pass through and not open; they are not ours to make durable.
+            Err(error) if !parent.starts_with(&self.root) && is_forbidden(&error) => {}
+            other => other?,
         }
+        self.settle_ancestors(parent)?;
         self.known.lock().expect("no holder panics").insert(dir.to_owned());
         Ok(())
+    }
+
+    /// Makes durable what is about to be relied on: the object may have been named by a process that died, or is about to
+    /// die, before it synced the directory. A journal entry that was read and acted on must not disappear again.
+    fn settle(&self, directory: &Path) -> io::Result<()> {
+        match self.settle_ancestors(directory).and_then(|()| self.files.sync_dir(directory)) {
+            // Nothing there, or a store that is only there to be read: then nobody here writes to it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || is_forbidden(&error) => Ok(()),
+            other => other,
+        }
     }
 
     fn create(&self, name: &str, temporary: &str, body: &Body) -> io::Result<Made> {
@@ -109,14 +126,33 @@ impl Inner {
         let staging = self.root.join(TEMPORARY);
         self.ensure_dir(&staging)?;
         let staged = staging.join(temporary);
-        let result = self.stage(&staged, body).and_then(|()| match self.files.link(&staged, &path) {
-            Ok(()) => Ok(Created::New),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Created::Exists),
-            Err(error) => Err(error),
-        });
+        let linked = self.stage(&staged, body).map(|()| self.link(&staged, &path));
         let removed = self.files.remove_file(&staged);
-        let created = result?;
-        Ok(Made { created, settled: removed.and_then(|()| self.files.sync_dir(directory)) })
+        let Linked { created, doubt } = linked?;
+        let settled = doubt.map_or(Ok(()), Err).and(removed).and_then(|()| self.files.sync_dir(directory));
+        match (created, settled) {
+            (Some(created), settled) => Ok(Made { created, settled }),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => unreachable!("a link without an outcome has an error"),
+        }
+    }
+
+    /// Gives the staged file its name. An error says little: a network file system may have done it all the same, and may
+    /// answer "exists" for its own link. The identity of the file tells.
+    fn link(&self, staged: &Path, path: &Path) -> Linked {
+        let Err(error) = self.files.link(staged, path) else {
+            return Linked { created: Some(Created::New), doubt: None };
+        };
+        match (self.files.attributes(staged), self.files.attributes(path)) {
+            (Ok(ours), Ok(there)) if ours.identity == there.identity => {
+                Linked { created: Some(Created::New), doubt: None }
+            }
+            (Ok(_), Ok(_)) => Linked { created: Some(Created::Exists), doubt: None },
+            (_, Err(missing)) if missing.kind() == io::ErrorKind::NotFound => {
+                Linked { created: None, doubt: Some(error) }
+            }
+            _ => Linked { created: Some(Created::New), doubt: Some(error) },
+        }
     }
 
     fn stage(&self, staged: &Path, body: &Body) -> io::Result<()> {
@@ -126,8 +162,29 @@ impl Inner {
         file.sync()
     }
 
+    /// The path of an object that is there and may be relied on.
+    fn find(&self, name: &str) -> io::Result<(PathBuf, u64)> {
+        let path = self.path(name)?;
+        let found = self.files.attributes(&path)?;
+        if found.kind != FileKind::File {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok((path, found.len))
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        let (path, len) = self.find(name)?;
+        self.settle(path.parent().expect("an object lies in a directory"))?;
+        Ok(len)
+    }
+
     fn read(&self, name: &str, range: ReadRange) -> io::Result<Bytes> {
-        let file = self.files.open(&self.path(name)?)?;
+        let (path, _) = self.find(name)?;
+        // Parts are read of objects that a decision was already read about.
+        if !matches!(range, ReadRange::Part { .. }) {
+            self.settle(path.parent().expect("an object lies in a directory"))?;
+        }
+        let file = self.files.open(&path)?;
         let len = file.len()?;
         let (offset, wanted) = match range {
             ReadRange::Whole => (0, len),
@@ -166,7 +223,11 @@ impl Inner {
                     FileKind::Directory if child == TEMPORARY => {}
                     FileKind::Directory if may_hold(&child, prefix) => directories.push((path, child)),
                     FileKind::File if child.starts_with(prefix) => {
-                        found.push(Listed { len: self.files.attributes(&path)?.len, name: child });
+                        match self.files.attributes(&path) {
+                            Ok(attributes) => found.push(Listed { len: attributes.len, name: child }),
+                            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // deleted meanwhile
+                            Err(error) => return Err(error),
+                        }
                     }
                     _ => {}
                 }
@@ -178,12 +239,24 @@ impl Inner {
 
     fn delete(&self, name: &str) -> io::Result<()> {
         let path = self.path(name)?;
+        let directory = path.parent().expect("an object lies in a directory");
         match self.files.remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Somebody may have removed it and died before that was durable.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.settle(directory),
             Err(error) => Err(error),
-            Ok(()) => self.files.sync_dir(path.parent().expect("an object lies in a directory")),
+            Ok(()) => self.files.sync_dir(directory),
         }
     }
+}
+
+fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
+}
+
+/// What a link came to. Without an outcome nothing happened; with an outcome and a doubt, nobody can tell.
+struct Linked {
+    created: Option<Created>,
+    doubt: Option<io::Error>,
 }
 
 /// What became of a creation once the object has its name, and whether that is durable.
@@ -218,7 +291,7 @@ impl Store for LocalStore {
     }
 
     async fn len(&self, name: &str) -> Result<u64> {
-        self.call("look at", name, |inner, name| Ok(inner.files.attributes(&inner.path(name)?)?.len)).await
+        self.call("look at", name, Inner::len).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
