@@ -6,6 +6,7 @@
 //! something is absent.
 
 pub mod local;
+pub mod probe;
 mod retry;
 
 use async_trait::async_trait;
