@@ -8,6 +8,7 @@
 //! panic instead of returning errors: a harness that cannot do its work fails the test, it is never skipped.
 
 mod data;
+mod moto;
 mod place;
 mod programs;
 mod server;
@@ -15,6 +16,7 @@ mod user;
 mod workdir;
 
 pub use data::{Digest, digests, fill_small};
+pub use moto::Moto;
 pub use programs::majors;
 pub use server::{Options, Server};
 pub use workdir::Workdir;

@@ -8,6 +8,7 @@
 pub mod local;
 pub mod probe;
 mod retry;
+pub mod s3;
 
 use async_trait::async_trait;
 use bytes::Bytes;

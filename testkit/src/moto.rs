@@ -1,0 +1,122 @@
+//! A server that speaks S3, for tests: moto, which keeps everything in memory and checks no signature.
+//!
+//! It listens on loopback at a port of the kernel's choice and tells it when it is ready, so nothing waits for a time.
+//! It ends when its input ends: with the value, and also when the test is killed. `cargo xtask setup` installs it into
+//! `<shared>/python`, where this module looks for it.
+
+use crate::place;
+use std::env;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// Starts the server, prints its port, and lives as long as its input is open.
+const PROGRAM: &str = "
+import os, sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+os._exit(0)
+";
+
+/// A running server without buckets.
+#[derive(Debug)]
+pub struct Moto {
+    port: u16,
+    process: Child,
+    /// Open for as long as the server is to live.
+    input: Option<ChildStdin>,
+}
+
+impl Moto {
+    /// Starts a server.
+    ///
+    /// # Panics
+    /// When it is not installed, or does not start.
+    #[must_use]
+    pub fn running() -> Self {
+        let mut command = Command::new(python());
+        // It reports each request on its error output, which nobody reads.
+        command.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut process = command.spawn().unwrap_or_else(|error| panic!("moto: {error}: {HINT}"));
+        let input = process.stdin.take();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("moto speaks");
+        let port = line.trim().parse().unwrap_or_else(|_| panic!("moto did not start: {HINT}"));
+        Self { port, process, input }
+    }
+
+    /// Starts a server and makes a bucket.
+    ///
+    /// # Panics
+    /// As [`Moto::running`].
+    #[must_use]
+    pub fn with_bucket(bucket: &str) -> Self {
+        let server = Self::running();
+        server.create_bucket(bucket);
+        server
+    }
+
+    /// Makes a bucket, as its owner would beforehand.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn create_bucket(&self, bucket: &str) {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).expect("moto listens");
+        let head = format!("PUT /{bucket} HTTP/1.1\r\nHost: {}\r\nContent-Length: 0\r\n", self.address());
+        write!(stream, "{head}Connection: close\r\n\r\n").expect("moto listens");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("moto answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "moto made no bucket {bucket}: {answer}");
+    }
+
+    /// Where it listens, as `127.0.0.1:port`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Its address as a URL: the endpoint for clients of S3.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // Its end is certain: its input is closed, or it is gone already.
+        let _ = self.process.wait();
+    }
+}
+
+const HINT: &str = "is it installed? run `cargo xtask setup`";
+
+/// The interpreter of the environment that setup made: beside the servers' trees.
+fn python() -> PathBuf {
+    let home = match env::var_os("ASOF_TEST_PG") {
+        Some(trees) => PathBuf::from(trees).with_file_name("python"),
+        None => place::shared().expect("a directory that the server's user can reach").join("python"),
+    };
+    let python = home.join("bin/python");
+    assert!(python.exists(), "there is no moto in {}: run `cargo xtask setup`", home.display());
+    python
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_servers_have_ports_of_their_own_and_end_with_their_values() {
+        let (first, second) = (Moto::with_bucket("bucket"), Moto::with_bucket("bucket"));
+        assert_ne!(first.address(), second.address());
+        let address = first.address();
+        drop(first);
+        assert!(TcpStream::connect(address).is_err());
+    }
+}
