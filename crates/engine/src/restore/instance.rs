@@ -12,7 +12,7 @@ use asof_world::{Id, Owner};
 
 use super::{Plan, WriteOptions, Written, write};
 use crate::error::{Error, Result};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 use crate::runtime::{
     self, Binaries, Recovery, Running, ServerSpec, ServerUser, TargetAction, find_binaries, preload_libraries,
 };
@@ -94,20 +94,29 @@ pub async fn into_instance(
 ) -> Result<Restored> {
     let owner = prepared.user.switch.then_some(prepared.user.owner);
     let written = write(shelf, plan, WriteOptions { jobs: new.jobs, owner }, observer.clone()).await?;
-    let running = runtime::start(&shelf.world, &spec(plan, new, prepared)?, observer.as_ref()).await?;
+    let mut running =
+        runtime::start(&shelf.world, &spec(plan, new, prepared, observer.as_ref())?, observer.as_ref()).await?;
     check_end(plan, running.replayed)?;
     let facts = shelf.journal().await?.state().facts.clone();
     let parent = Parent { lineage: shelf.lineage, timeline: plan.resolved.timeline.0, at: plan.resolved.end.0 };
     let (lineage, _) = repository.register(&new.name, facts, Some(parent)).await?;
+    running.instance.record_lineage(&shelf.world, lineage).await?;
     Ok(Restored { running, written, lineage })
 }
 
-fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared) -> Result<ServerSpec> {
+fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared, observer: &dyn Observer) -> Result<ServerSpec> {
     let minimums = plan.minimums().ok_or_else(|| {
         Error::damaged("the backup does not record what its server was configured with", "use --to DIRECTORY")
     })?;
     let recorded = plan.details.settings.get("shared_preload_libraries").map_or("", String::as_str);
-    let libraries = preload_libraries(recorded, &[], |name| prepared.binaries.has_library(name).unwrap_or(false)).kept;
+    let preload = preload_libraries(recorded, &[], |name| prepared.binaries.has_library(name).unwrap_or(false));
+    if !preload.refused.is_empty() {
+        let names = preload.refused.join(", ");
+        observer.event(Event::Note(format!("not loaded, because they could act for production: {names}")));
+    }
+    if !preload.missing.is_empty() {
+        observer.event(Event::Warning(format!("not installed here: {}", preload.missing.join(", "))));
+    }
     Ok(ServerSpec {
         data_directory: plan.destination.clone(),
         run_directory: new.directory.join("run"),
@@ -116,7 +125,7 @@ fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared) -> Result<ServerSpec
         role: new.role.clone().unwrap_or_else(|| plan.details.role.clone()),
         port: new.port,
         minimums,
-        libraries,
+        libraries: preload.kept,
         recovery: Some(Recovery {
             target_lsn: Some(plan.resolved.last),
             timeline: plan.resolved.timeline,
