@@ -19,7 +19,7 @@ use crate::lineage::{self, Lineage, Parent};
 use crate::names::{JournalOf, Name};
 use crate::object::{FORMAT, REVISION};
 use crate::serial;
-use crate::store::{Created, ReadRange, Store};
+use crate::store::{Created, LookingFirst, ReadRange, Store};
 
 const ALL_ROLES: [Role; 3] = [Role::Writer, Role::Operator, Role::Collector];
 const WRITE_ONLY_PREFIX: &str = "ASOF-WRITE-ONLY-KEY-1:";
@@ -439,6 +439,7 @@ async fn passphrase_keyring(store: &dyn Store, root: &Root, passphrase: &SecretS
 }
 
 async fn open_with(world: &World, store: Arc<dyn Store>, root: Root, keyring: Keyring) -> Result<Repository> {
+    let store: Arc<dyn Store> = if root.single_writer { Arc::new(LookingFirst::new(store)) } else { store };
     let mut state = RepositoryState::default();
     let label = "root".to_owned();
     state.signers.add(SignerEntry { public: root.root_key, roles: ALL_ROLES.to_vec(), label });

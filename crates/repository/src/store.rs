@@ -6,6 +6,7 @@
 //! something is absent.
 
 pub mod local;
+mod looking;
 pub mod probe;
 mod retry;
 pub mod s3;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
+pub use looking::LookingFirst;
 pub use retry::Retrying;
 
 /// Which bytes of an object to read.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asof_repository::error::{Error, Result};
+use asof_repository::root::{self, Key};
 use asof_repository::store::local::LocalStore;
 use asof_repository::store::probe::{Capabilities, probe};
 use asof_repository::store::s3::S3Store;
@@ -111,6 +112,21 @@ fn hz_f5_a_store_that_ignores_create_if_absent_is_refused_without_a_single_write
         assert!(refused.to_string().contains("a second creation"), "{refused}");
         found.require("memory", true).expect("the operator vouched for a single writer");
         assert!(store.names().is_empty(), "{:?}", store.names());
+    });
+}
+
+#[test]
+fn a_single_writer_overwrites_nothing_in_a_store_that_would_let_it() {
+    Simulation::new(4).run(|world| async move {
+        let overwriting = MemoryStore::ignoring_create_if_absent(&world);
+        let (repository, key) = root::init(&world, Arc::new(overwriting.clone()), true).await.expect("is made");
+        let key = Key::parse(&key.text).expect("is a key");
+        let again = root::open(&world, Arc::new(overwriting.clone()), &key, None).await.expect("opens");
+        for (repository, name) in [(&repository, "a"), (&again, "b")] {
+            assert_eq!(repository.store.create(name, Body::from(vec![1])).await.expect("is created"), Created::New);
+            assert_eq!(repository.store.create(name, Body::from(vec![2])).await.expect("is taken"), Created::Exists);
+        }
+        assert_eq!(overwriting.changed(), [""; 0]);
     });
 }
 
