@@ -13,6 +13,7 @@ use asof_postgres::client::Connection;
 use asof_postgres::conninfo::{Config as Conninfo, Environment, Settings};
 use asof_repository::root::{self, Key, Repository};
 use asof_repository::store::local::LocalStore;
+use asof_repository::store::s3::S3Store;
 use asof_repository::store::{Retrying, Store};
 use asof_world::World;
 
@@ -59,13 +60,11 @@ impl Context {
 
     /// Opens the store of a directory or URL.
     pub(crate) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
-        let path = url.strip_prefix("file://").unwrap_or(url);
-        if path.contains("://") {
-            let what = format!("{url} is no place for a repository that this version of asof knows");
-            return Err(Failure::refused(what, "give a directory"));
-        }
-        let path = std::path::absolute(path).map_err(Failure::file("find", path))?;
-        let store = Arc::new(LocalStore::new(self.world.clone(), path));
+        let store: Arc<dyn Store> = if url.starts_with("s3://") {
+            Arc::new(S3Store::new(self.world.clone(), url, variable)?)
+        } else {
+            Arc::new(LocalStore::new(self.world.clone(), directory(url)?))
+        };
         Ok(Arc::new(Retrying::new(store, self.world.clone(), PATIENCE)))
     }
 
@@ -158,6 +157,16 @@ impl Context {
         let contact = server::contact(&mut connection).await?;
         Ok((connection, contact))
     }
+}
+
+/// The directory that is meant by a path or a `file://` URL.
+fn directory(url: &str) -> Result<PathBuf> {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    if path.contains("://") {
+        let what = format!("{url} is no place for a repository that this version of asof knows");
+        return Err(Failure::refused(what, "give a directory, or s3://BUCKET/PREFIX"));
+    }
+    std::path::absolute(path).map_err(Failure::file("find", path))
 }
 
 pub(crate) fn conninfo_refused(error: impl std::fmt::Display) -> Failure {

@@ -21,6 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::future::{Either, select};
+
 use asof_postgres::client::Connection;
 use asof_postgres::control::ControlFile;
 use asof_postgres::lsn::Lsn;
@@ -49,6 +51,8 @@ use crate::wal::stream::{self, Pace, StreamProgress, StreamSettings};
 
 /// How long the WAL that a backup needs may fail to arrive before the backup is given up.
 const WAL_PATIENCE: Duration = Duration::from_secs(120);
+/// How often the packs stored so far are recorded.
+const RECORD_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often the open WAL segment is stored while the backup runs.
 const WAL_PACE: Duration = Duration::from_secs(5);
@@ -113,17 +117,25 @@ pub async fn create(
     let mut journal = shelf.journal().await?;
     server::check_facts(&request.instance, &journal.state().facts, &server::facts(&control))?;
     refuse_taken_name(&journal, &request.name)?;
-    let parent = parent_of(shelf, &journal, request, &control).await?;
+    let (parent, known) = known_pages(shelf, &journal, request, &control).await?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
     let packs = Arc::new(StoredPacks::default());
     let mut run =
-        Attempt { shelf, server, reader, request, observer, contact, control, attempt, parent, packs: packs.clone() };
-    match run.make(connection).await {
+        Attempt { shelf, server, reader, request, observer, contact, control, attempt, known, packs: packs.clone() };
+    let result = {
+        // While the attempt runs, what it stored is recorded: whatever ends it, the packs can be used by the next one.
+        let making = Box::pin(run.make(connection));
+        let recording = Box::pin(record_progress(shelf, &mut journal, attempt, &packs));
+        match select(making, recording).await {
+            Either::Left((result, _)) => result,
+            Either::Right((never, _)) => match never {},
+        }
+    };
+    match result {
         Ok(backup) => {
             run.observer.event(Event::Phase("committing"));
             journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.0.clone()))).await?;
-            let parent = run.parent.map(|parent| parent.0);
             Ok(BackupReport { backup: backup.0, elapsed: shelf.world.monotonic() - began, parent, vanished: backup.1 })
         }
         Err(error) => {
@@ -133,14 +145,46 @@ pub async fn create(
     }
 }
 
-/// Records how far the attempt came, so that a later one can find its packs. The reason for the failure matters more than
-/// whether this works: an attempt that stays open is aborted by whoever comes later.
+/// Records stored packs every few seconds, for ever. A failure here costs only the reuse of what was stored.
+async fn record_progress(
+    shelf: &Shelf,
+    journal: &mut Journal<Lineage>,
+    attempt: Id,
+    packs: &StoredPacks,
+) -> std::convert::Infallible {
+    loop {
+        shelf.world.sleep(RECORD_EVERY).await;
+        let packs = packs.take();
+        if !packs.is_empty() {
+            let epoch = journal.state().epoch;
+            let _ = journal.append(epoch, Entry::Progress { attempt, packs }).await;
+        }
+    }
+}
+
+/// Records how far the attempt came, so that a later one can use its packs. The reason for the failure matters more than
+/// whether this works.
 async fn abort(journal: &mut Journal<Lineage>, attempt: Id, packs: Vec<StoredPack>, error: &Error) {
     let epoch = journal.state().epoch;
     if !packs.is_empty() {
         let _ = journal.append(epoch, Entry::Progress { attempt, packs }).await;
     }
     let _ = journal.append(epoch, Entry::AttemptAborted { attempt, reason: error.to_string() }).await;
+}
+
+/// What pages may be compared with: the newest backup and the broken attempts. Returns the name of that backup.
+async fn known_pages(
+    shelf: &Shelf,
+    journal: &Journal<Lineage>,
+    request: &BackupRequest,
+    control: &ControlFile,
+) -> Result<(Option<String>, Option<Arc<KnownPages>>)> {
+    if request.full_read {
+        return Ok((None, None));
+    }
+    let (name, map) = parent_of(shelf, journal, control).await?.unzip();
+    let known = KnownPages::gather(shelf, map, journal.state()).await?;
+    Ok((name, Some(Arc::new(known))))
 }
 
 fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
@@ -163,12 +207,9 @@ fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
 async fn parent_of(
     shelf: &Shelf,
     journal: &Journal<Lineage>,
-    request: &BackupRequest,
     control: &ControlFile,
 ) -> Result<Option<(String, StoredMap)>> {
-    let Some(BackupState { backup, .. }) = journal.state().existing().pop().filter(|_| !request.full_read) else {
-        return Ok(None);
-    };
+    let Some(BackupState { backup, .. }) = journal.state().existing().pop() else { return Ok(None) };
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
     let map = read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await?;
     let same_pages = map.map.page_size == control.block_size.bytes();
@@ -201,7 +242,7 @@ struct Attempt<'a> {
     contact: Contact,
     control: ControlFile,
     attempt: Id,
-    parent: Option<(String, StoredMap)>,
+    known: Option<Arc<KnownPages>>,
     packs: Arc<StoredPacks>,
 }
 
@@ -269,10 +310,6 @@ impl Attempt<'_> {
         self.observer.event(Event::Phase("copying"));
         self.observer.event(Event::Expect(listing.files.iter().map(|file| file.len).sum()));
         let shelf = self.shelf;
-        let known = self.parent.take().map(|(name, map)| {
-            let (store, keyring, signers) = (shelf.store.clone(), shelf.keyring.clone(), shelf.signers.clone());
-            (name, Arc::new(KnownPages::new(store, keyring, signers, map)))
-        });
         let settings = CopySettings {
             world: shelf.world.clone(),
             store: shelf.store.clone(),
@@ -285,13 +322,10 @@ impl Attempt<'_> {
             level: LEVEL,
             rate: self.request.rate,
             jobs: self.request.jobs,
-            known: known.as_ref().map(|(_, known)| known.clone()),
+            known: self.known.clone(),
             observer: self.observer.clone(),
         };
-        let copied = copy::copy(settings, self.reader.source.clone(), listing.files.clone(), self.packs.clone()).await;
-        // The parent's map is wanted again when the new one is written; its copier is gone by now.
-        self.parent = known.and_then(|(name, known)| Some((name, Arc::into_inner(known)?.into_parent())));
-        copied
+        copy::copy(settings, self.reader.source.clone(), listing.files.clone(), self.packs.clone()).await
     }
 
     /// `pg_control`, read after every other file, in a pack of its own.
@@ -384,7 +418,7 @@ impl Attempt<'_> {
 
     async fn store_map(&self, copied: &Copied) -> Result<object::Finished> {
         let Shelf { world, store, keyring, lineage, .. } = self.shelf;
-        let parent = self.parent.as_ref().map(|(_, map)| map);
+        let parent = self.known.as_ref().and_then(|known| known.parent());
         let finished = write_map(world, keyring, *lineage, self.attempt, &copied.map, parent);
         object::create(store.as_ref(), &finished).await?;
         Ok(finished)

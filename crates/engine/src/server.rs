@@ -74,6 +74,26 @@ async fn refuse_pooler(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
+/// Services that hand out neither files nor WAL, by the settings that only they have.
+const MANAGED: [(&str, &str); 4] = [
+    ("rds.%", "Amazon RDS or Aurora"),
+    ("apg_%", "Amazon Aurora"),
+    ("cloudsql.%", "Google Cloud SQL"),
+    ("azure.%", "Azure Database for PostgreSQL"),
+];
+
+/// The managed service that this server belongs to, if it is one.
+pub async fn managed_service(connection: &mut Connection) -> Result<Option<&'static str>> {
+    for (pattern, service) in MANAGED {
+        let rows =
+            connection.query_params("SELECT 1 FROM pg_settings WHERE name LIKE $1 LIMIT 1", &[Some(pattern)]).await?;
+        if !rows.is_empty() {
+            return Ok(Some(service));
+        }
+    }
+    Ok(None)
+}
+
 /// Asks a server what it is.
 pub async fn contact(connection: &mut Connection) -> Result<Contact> {
     let number = connection.server_version_num()?;

@@ -3,6 +3,7 @@
 use asof_engine::server;
 use asof_engine::source::{missing_rights, superfluous_rights};
 use asof_postgres::client::Connection;
+use asof_repository::store::probe::{Capabilities, probe};
 use serde_json::json;
 
 use crate::args::OneInstance;
@@ -18,7 +19,10 @@ struct Finding {
 pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     let instance = context.instance(args.name.as_deref()).await?;
     let link = context.server(&instance.config).await?;
-    let mut findings = vec![Finding { what: "repository", result: Ok("opens with this key".to_owned()) }];
+    let mut findings = vec![
+        Finding { what: "repository", result: Ok("opens with this key".to_owned()) },
+        Finding { what: "repository store", result: repository_store(context).await? },
+    ];
     match context.contact(&link).await {
         Err(error) => findings.push(Finding { what: "connection", result: Err(error.to_string()) }),
         Ok((mut connection, contact)) => {
@@ -70,6 +74,36 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             Err(Failure::refused(format!("{n} of {} checks failed", findings.len()), "mend them; nothing was changed"))
         }
     }
+}
+
+/// What trying the store gives; only that the store cannot be opened at all is an error of the command.
+async fn repository_store(context: &Context) -> Result<Result<String, String>> {
+    let loaded = context.loaded()?;
+    let store = context.store(&loaded.config.repository.url)?;
+    let single_writer = context.repository(&loaded).await?.root.single_writer;
+    let found = match probe(store.as_ref(), &context.world).await {
+        Ok(found) => found,
+        Err(error) => return Ok(Err(with_causes(&error))),
+    };
+    let protects = found.require(&store.place(), single_writer).map_err(|error| error.to_string());
+    Ok(protects.map(|()| described(&found)))
+}
+
+fn described(found: &Capabilities) -> String {
+    let mut words = vec![match &found.overwrites {
+        None => "creates without overwriting, reads back at once".to_owned(),
+        Some(how) => format!("used by a single writer, because {how}"),
+    }];
+    if !found.lists_at_once {
+        words.push("lists with a delay".to_owned());
+    }
+    words.extend(found.left_behind.clone());
+    words.join("; ")
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 async fn ask(connection: &mut Connection, sql: &str) -> Result<String, String> {

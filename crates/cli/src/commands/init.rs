@@ -1,6 +1,8 @@
 //! `asof init`: the repository, its first key, the configuration.
 
 use asof_repository::root;
+use asof_repository::store::Store;
+use asof_repository::store::probe::probe;
 
 use crate::args::Init;
 use crate::config::{self, write_durably};
@@ -22,7 +24,8 @@ pub(crate) async fn run(context: &Context, args: Init) -> Result<()> {
     }
     let store = context.store(&args.repository)?;
     let place = store.place();
-    let (repository, key) = root::init(&context.world, store, args.single_writer).await?;
+    let single_writer = needs_single_writer(context, store.as_ref(), args.single_writer).await?;
+    let (repository, key) = root::init(&context.world, store, single_writer).await?;
     // The repository exists now; without its key it would be lost, so the key comes before anything else.
     write_durably(&key_file, key.text.as_bytes(), 0o600)?;
     let url = if args.repository.contains("://") { args.repository } else { place };
@@ -31,6 +34,9 @@ pub(crate) async fn run(context: &Context, args: Init) -> Result<()> {
     anstream::println!("root key       {}", repository.root.fingerprint());
     anstream::println!("key file       {}", key_file.display());
     anstream::println!("configuration  {}", config_path.display());
+    if single_writer {
+        anstream::println!("single writer  declared: only one asof may ever write to this repository");
+    }
     anstream::println!();
     anstream::println!(
         "Everything is encrypted. Whoever loses the key file loses every backup: print the recovery kit now"
@@ -38,4 +44,14 @@ pub(crate) async fn run(context: &Context, args: Init) -> Result<()> {
     anstream::println!("(`asof key export`) and keep it away from this machine, or add a second key (`asof key add`).");
     anstream::println!("Next: asof instance add NAME --pg 'host=… user=…'");
     Ok(())
+}
+
+/// Tries the store before anything is made in it, and whether it can only be used by a single writer.
+async fn needs_single_writer(context: &Context, store: &dyn Store, declared: bool) -> Result<bool> {
+    let found = probe(store, &context.world).await?;
+    found.require(&store.place(), declared).map_err(|error| {
+        let hint = "use another store, or say --single-writer if only one asof will ever write to this one";
+        Failure::refused(error.to_string(), hint)
+    })?;
+    Ok(found.overwrites.is_some())
 }

@@ -42,7 +42,11 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     let mut settings = Settings::parse(&args.pg).map_err(conninfo_refused)?;
     let password = settings.get("password").map(str::to_owned);
     let server = resolve(settings.clone(), context.environment())?;
-    let (connection, contact) = context.contact(&server).await?;
+    let (mut connection, contact) = context.contact(&server).await?;
+    if let Some(service) = server::managed_service(&mut connection).await? {
+        let what = format!("{} is {service}, which hands out neither its files nor its WAL", connection.server());
+        return Err(Failure::refused(what, "only logical backups are possible there; this version of asof makes none"));
+    }
     connection.close().await;
     let data_directory = match args.by_sql {
         true => None,

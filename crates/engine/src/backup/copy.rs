@@ -174,7 +174,10 @@ impl Job {
     async fn copy_pages(&mut self, listed: &ListedFile, file: &dyn SourceFile) -> Result<MapFile> {
         let copier = self.copier.clone();
         let page_size = copier.settings.page_size;
-        let mut known = copier.settings.known.as_ref().and_then(|known| known.file(&listed.path));
+        let mut known = match &copier.settings.known {
+            Some(known) => known.file(&listed.path).await?,
+            None => None,
+        };
         let mut copied = MapFile { path: listed.path.clone(), len: 0, runs: Vec::new() };
         // Blocks appended after the file was opened are created again by replay.
         while copied.len < file.len() {
@@ -363,7 +366,7 @@ impl Copier {
         let settings = &self.settings;
         let page_size = u32::try_from(settings.page_size).expect("a page is short");
         let mut copied = Copied { read: self.read.load(Ordering::Relaxed), ..Copied::default() };
-        let parents = settings.known.as_ref().map_or(Vec::new(), |known| known.parent().map.packs.clone());
+        let parents = settings.known.as_ref().map_or(Vec::new(), |known| known.packs().to_vec());
         let first_new = u32::try_from(parents.len()).expect("packs are numbered with 32 bits");
         let mut packs = BTreeMap::new();
         for result in results {
