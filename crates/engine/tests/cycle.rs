@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use asof_engine::backup::{self, BackupRequest, Reader, Reading};
 use asof_engine::progress::Silent;
 use asof_engine::restore::{self, RestoreRequest, WriteOptions};
 use asof_engine::server::{self, Server as Link};
 use asof_engine::shelf::Shelf;
-use asof_engine::source::{FilesSource, SqlSource};
+use asof_engine::source::{FilesSource, Listing, Source, SourceFile, SqlSource};
 use asof_engine::target::{Target, Wanted};
 use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::version::Major;
@@ -130,4 +131,62 @@ async fn a_restored_backup_by_sql_equals_the_server_it_was_taken_from() {
     for major in asof_testkit::majors() {
         cycle(major, Reading::Sql).await;
     }
+}
+
+/// An instance that stops answering after some reads.
+struct Failing {
+    inner: Arc<dyn Source>,
+    reads: AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl Source for Failing {
+    async fn list(&self) -> asof_engine::Result<Listing> {
+        self.inner.list().await
+    }
+
+    async fn open(&self, path: &[u8]) -> asof_engine::Result<Option<Arc<dyn SourceFile>>> {
+        // pg_control is read before the copy begins.
+        if !path.ends_with(b"pg_control") && self.reads.fetch_sub(1, Ordering::Relaxed) == 0 {
+            let what = "the disk went away".to_owned();
+            return Err(asof_engine::Error::Damaged { what, hint: None });
+        }
+        self.inner.open(path).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a13_what_a_broken_attempt_stored_is_used_by_the_next_one_through_its_hashes() {
+    let world = World::real();
+    let server = Server::running(asof_testkit::majors()[0], &Options::default());
+    fill_small(&server);
+    let work = Workdir::new("broken");
+    let shelf = shelf_for(&world, &server, &work.path().join("repository")).await;
+    let inner = reader(&world, &server).source;
+    let source = Arc::new(Failing { inner, reads: AtomicU64::new(1000) });
+    let broken = Reader { source, reading: Reading::Files };
+    let failed = backup::create(&shelf, &link(&server), broken, &request("broken"), Arc::new(Silent)).await;
+    assert!(failed.expect_err("the attempt fails").to_string().contains("the disk went away"));
+    assert!(shelf.journal().await.expect("the journal opens").state().existing().is_empty());
+
+    server.psql("UPDATE customer SET name = name || '!' WHERE id % 7 = 0");
+    let before = digests(&server, "postgres");
+    let made =
+        backup::create(&shelf, &link(&server), reader(&world, &server), &request("whole"), Arc::new(Silent)).await;
+    let report = made.expect("the next attempt succeeds");
+    assert!(report.backup.sizes.shared > 0 && report.backup.sizes.changed > 0, "{:?}", report.backup.sizes);
+    let destination = work.path().join("restored");
+    let request = RestoreRequest {
+        instance: "prod".to_owned(),
+        backup: None,
+        wanted: Wanted { target: Target::Latest, inclusive: true },
+        timeline: None,
+        destination: destination.clone(),
+    };
+    let plan = restore::plan(&shelf, &request).await.expect("the restore is planned");
+    let options = WriteOptions { jobs: 2, owner: Some(owner_of(server.data_dir())) };
+    restore::write(&shelf, &plan, options, Arc::new(Silent)).await.expect("the files are written");
+    let mut restored = Server::adopt(server.major(), &destination);
+    restored.start();
+    assert_eq!(digests(&restored, "postgres"), before);
 }
