@@ -1,11 +1,10 @@
 //! A server that speaks S3, for tests: moto, which keeps everything in memory and checks no signature.
 //!
 //! It listens on loopback at a port of the kernel's choice and tells it when it is ready, so nothing waits for a time.
-//! It ends when its input ends: with the value, and also when the test is killed. `cargo xtask setup` installs it into
-//! `<shared>/python`, where this module looks for it.
+//! It ends when its input ends: with the value, and also when the test is killed. `cargo xtask setup` installs it as the
+//! tree `moto` beside PostgreSQL's.
 
-use crate::place;
-use std::env;
+use crate::programs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
@@ -96,14 +95,10 @@ impl Drop for Moto {
 
 const HINT: &str = "is it installed? run `cargo xtask setup`";
 
-/// The interpreter of the environment that setup made: beside the servers' trees.
+/// The interpreter of the environment in which setup installed the server.
 fn python() -> PathBuf {
-    let home = match env::var_os("ASOF_TEST_PG") {
-        Some(trees) => PathBuf::from(trees).with_file_name("python"),
-        None => place::shared().expect("a directory that the server's user can reach").join("python"),
-    };
-    let python = home.join("bin/python");
-    assert!(python.exists(), "there is no moto in {}: run `cargo xtask setup`", home.display());
+    let python = programs::root().join("moto/bin/python");
+    assert!(python.exists(), "there is no {}: run `cargo xtask setup`", python.display());
     python
 }
 

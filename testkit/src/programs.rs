@@ -28,8 +28,8 @@ pub(crate) fn client(server_bin: &Path, name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("no client program {name}: run `cargo xtask setup`"))
 }
 
-/// The directory with one subdirectory per major, each with `bin/`, and `tools/bin`.
-fn root() -> PathBuf {
+/// The directory with one subdirectory per major, each with `bin/`, and `tools/bin` and `moto/bin`.
+pub(crate) fn root() -> PathBuf {
     if let Some(given) = env::var_os("ASOF_TEST_PG") {
         return PathBuf::from(given);
     }

