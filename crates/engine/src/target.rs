@@ -10,14 +10,14 @@ use std::fmt;
 use asof_postgres::control::{StandbyMinimums, WalLevel};
 use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
-use asof_postgres::wal::{Decoded, Event, StopReason, WalDecoder};
+use asof_postgres::wal::{Decoded, Event, Prepared, StopReason, WalDecoder};
 use asof_repository::wal::read_history;
 use asof_world::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 use crate::time;
-use crate::wal::assemble::{read_segment, read_segment_info};
+use crate::wal::assemble::read_segment;
 use crate::wal::shape::WalConstants;
 
 /// What a person asks for.
@@ -118,12 +118,6 @@ impl<'a> Path<'a> {
         let size = u64::from(self.constants.segment_size.bytes());
         read_segment(self.shelf, self.timeline_of(start), start, size).await
     }
-
-    async fn latest_time(&self, start: Lsn) -> Result<Option<i64>> {
-        let size = u64::from(self.constants.segment_size.bytes());
-        let infos = read_segment_info(self.shelf, self.timeline_of(start), start, size).await?;
-        Ok(infos.iter().filter_map(|info| info.latest_time).max())
-    }
 }
 
 /// The history of a timeline, from the repository.
@@ -163,11 +157,35 @@ pub struct Wanted {
     pub inclusive: bool,
 }
 
-/// Resolves `wanted` on a path, for a backup that starts at `start` and is consistent from `stop` on.
-pub async fn resolve(path: &Path<'_>, start: Lsn, stop: Lsn, wanted: &Wanted) -> Result<Resolved> {
-    let mut walk = Walk::new(path, stop, wanted);
-    let first = path.constants.segment_size.floor(walk.skip_to(start, stop).await?);
-    walk.run(first).await?;
+impl Wanted {
+    /// Whether a commit of that time belongs to the target; no commit does when the target is no time.
+    fn has_by(&self, commit: Timestamp) -> bool {
+        match self.target {
+            Target::Time(target) if self.inclusive => commit <= target,
+            Target::Time(target) => commit < target,
+            _ => false,
+        }
+    }
+}
+
+/// The backup that a target is resolved for.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Replay begins here.
+    pub start: Lsn,
+    /// It is consistent from here on.
+    pub stop: Lsn,
+    /// Transactions that are prepared in its files.
+    pub prepared: Vec<Prepared>,
+}
+
+/// Resolves `wanted` on a path, for a restore that begins with `base`.
+///
+/// All WAL from its start on is looked at, for a time too: what is prepared, which settings replay needs and whether it can
+/// be replayed at all is known only by who has seen everything that replay will see.
+pub async fn resolve(path: &Path<'_>, base: &Base, wanted: &Wanted) -> Result<Resolved> {
+    let mut walk = Walk::new(path, base, wanted);
+    walk.run(path.constants.segment_size.floor(base.start)).await?;
     walk.finish()
 }
 
@@ -175,6 +193,7 @@ pub async fn resolve(path: &Path<'_>, start: Lsn, stop: Lsn, wanted: &Wanted) ->
 struct Walk<'a> {
     path: &'a Path<'a>,
     wanted: &'a Wanted,
+    start: Lsn,
     stop: Lsn,
     /// Start and end of the last record that belongs to the target.
     last: Option<(Lsn, Lsn)>,
@@ -195,18 +214,19 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn new(path: &'a Path<'a>, stop: Lsn, wanted: &'a Wanted) -> Self {
+    fn new(path: &'a Path<'a>, base: &Base, wanted: &'a Wanted) -> Self {
         Self {
             path,
             wanted,
-            stop,
+            start: base.start,
+            stop: base.stop,
             last: None,
             decided: false,
             found: false,
             before: None,
             after: None,
             stepped_back: Vec::new(),
-            prepared: Vec::new(),
+            prepared: base.prepared.iter().map(named).collect(),
             stored_to: Lsn(0),
             ended_by: None,
             minimums: None,
@@ -217,24 +237,6 @@ impl<'a> Walk<'a> {
 
     fn size(&self) -> u64 {
         u64::from(self.path.constants.segment_size.bytes())
-    }
-
-    /// From where on WAL has to be decoded: for a time, segments whose commits all lie before it are passed over by what
-    /// their objects say of themselves.
-    async fn skip_to(&self, start: Lsn, stop: Lsn) -> Result<Lsn> {
-        let Target::Time(target) = &self.wanted.target else { return Ok(start) };
-        let mut from = self.path.constants.segment_size.floor(stop);
-        let mut next = from;
-        loop {
-            match self.path.latest_time(next).await? {
-                Some(latest) if latest >= target.0 => return Ok(from.max(start)),
-                _ if read_any(self.path, next).await? => {}
-                _ => return Ok(from.max(start)),
-            }
-            // The record before the target may lie in the segment before, and begin in the one before that.
-            from = if next.0 >= from.0 + 2 * self.size() { Lsn(next.0 - self.size()) } else { from };
-            next = Lsn(next.0 + self.size());
-        }
     }
 
     async fn run(&mut self, first: Lsn) -> Result<()> {
@@ -287,7 +289,9 @@ impl<'a> Walk<'a> {
             }
             return;
         }
-        match self.judge(start, &event) {
+        // What lies before the backup is in its files, whatever its clock said.
+        let verdict = if start < self.start { Verdict::Before } else { self.judge(start, &event) };
+        match verdict {
             Verdict::Before => self.include(start, end, &event, landmark),
             Verdict::Last => {
                 self.include(start, end, &event, landmark);
@@ -301,10 +305,7 @@ impl<'a> Walk<'a> {
     }
 
     fn look_behind(&mut self, landmark: Landmark) {
-        if let Target::Time(target) = &self.wanted.target
-            && landmark.time < *target
-            && self.stepped_back.len() < 10
-        {
+        if self.wanted.has_by(landmark.time) && self.stepped_back.len() < 10 {
             self.stepped_back.push(landmark.clone());
         }
         self.after.get_or_insert(landmark);
@@ -315,7 +316,9 @@ impl<'a> Walk<'a> {
         self.before = landmark.or(self.before.take());
         match event {
             Event::Prepared(prepared) => {
-                self.prepared.push((prepared.xid, String::from_utf8_lossy(&prepared.gid).into_owned()));
+                // It may stand in the backup's files already.
+                self.prepared.retain(|(xid, _)| *xid != prepared.xid);
+                self.prepared.push(named(prepared));
             }
             Event::ParameterChange { minimums, wal_level, .. } => {
                 self.minimums = Some(larger(self.minimums, *minimums));
@@ -333,10 +336,12 @@ impl<'a> Walk<'a> {
         let inclusive = self.wanted.inclusive;
         match (&self.wanted.target, event) {
             (Target::Backup, _) if start >= self.stop => Verdict::Behind,
-            (Target::Time(target), Event::TransactionEnd(end)) => {
-                let time = end.time_unix_micros;
-                let inside = if inclusive { time <= target.0 } else { time < target.0 };
-                if inside || start < self.stop { Verdict::Before } else { Verdict::Behind }
+            (Target::Time(_), Event::TransactionEnd(end)) => {
+                if self.wanted.has_by(Timestamp(end.time_unix_micros)) {
+                    Verdict::Before
+                } else {
+                    Verdict::Behind
+                }
             }
             (Target::Lsn(target), _) if start >= *target => {
                 if inclusive {
@@ -423,9 +428,8 @@ enum Verdict {
     Behind,
 }
 
-async fn read_any(path: &Path<'_>, start: Lsn) -> Result<bool> {
-    let size = u64::from(path.constants.segment_size.bytes());
-    Ok(!read_segment_info(path.shelf, path.timeline_of(start), start, size).await?.is_empty())
+fn named(prepared: &Prepared) -> (u32, String) {
+    (prepared.xid, String::from_utf8_lossy(&prepared.gid).into_owned())
 }
 
 fn landmark(at: Lsn, event: &Event) -> Option<Landmark> {

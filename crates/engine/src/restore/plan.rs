@@ -1,20 +1,28 @@
 //! The plan of a restore: everything that is decided before a byte is written. Printable, and what `--dry-run` shows.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use asof_postgres::control::StandbyMinimums;
 use asof_postgres::lsn::{Lsn, Timeline};
+use asof_postgres::version::Major;
+use asof_postgres::wal::Prepared;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupState, Lineage};
+use asof_repository::map::read_map;
 use asof_world::{Id, Timestamp};
 
+use super::pages::{PageWriter, text};
 use crate::backup::Details;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
-use crate::target::{Path, Resolved, Target, Wanted, larger, newest_timeline, resolve};
+use crate::target::{Base, Path, Resolved, Target, Wanted, larger, newest_timeline, resolve};
 use crate::time::rfc3339;
 use crate::wal::assemble::read_segment_info;
 use crate::wal::shape::WalConstants;
+
+/// PostgreSQL's own limit for the state of a prepared transaction (`MaxAllocSize`).
+const MAX_STATE_BYTES: u64 = 0x3FFF_FFFF;
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -158,7 +166,8 @@ async fn plan_from(
         );
         return Err(Error::refused(what, "choose another --target-timeline, or another backup"));
     }
-    let resolved = resolve(&path, start, stop, &request.wanted).await?;
+    let base = Base { start, stop, prepared: prepared_in(shelf, &backup, constants.major).await? };
+    let resolved = resolve(&path, &base, &request.wanted).await?;
     if let Target::Time(at) = request.wanted.target {
         refuse_unproven_time(&path, &backup, &resolved, at).await?;
     }
@@ -169,6 +178,22 @@ async fn plan_from(
     let warnings = warnings(&backup, &resolved);
     let (target, destination) = (request.wanted.target.clone(), request.destination.clone());
     Ok(Plan { backup, details, constants: constants.clone(), target, resolved, segments, destination, warnings })
+}
+
+/// The transactions that were prepared before the backup: `pg_backup_start` makes a checkpoint, which puts each into a file.
+async fn prepared_in(shelf: &Shelf, backup: &Backup, major: Major) -> Result<Vec<Prepared>> {
+    let Shelf { store, keyring, signers, lineage, .. } = shelf;
+    let stored = read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await?;
+    let map = Arc::new(stored.map);
+    let (mut pages, mut prepared) = (PageWriter::new(shelf.clone(), map.clone()), Vec::new());
+    for file in map.files.iter().filter(|file| file.path.starts_with(b"pg_twophase/")) {
+        let bytes = pages.read(file, MAX_STATE_BYTES).await?;
+        let state = Prepared::from_state_file(&bytes, major).ok_or_else(|| {
+            Error::damaged(format!("{} of backup {} is malformed", text(&file.path), backup.name), "run `asof verify`")
+        })?;
+        prepared.push(state);
+    }
+    Ok(prepared)
 }
 
 /// A time behind the last stored commit is inside the window only if the server was seen to have nothing newer then.

@@ -77,6 +77,14 @@ pub struct Prepared {
     pub gid: Vec<u8>,
 }
 
+impl Prepared {
+    /// From a file of `pg_twophase`, which is the content of the record and a checksum; `None` if it is none.
+    #[must_use]
+    pub fn from_state_file(bytes: &[u8], major: Major) -> Option<Self> {
+        prepared(Reader(bytes), major)
+    }
+}
+
 /// What a record means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
