@@ -183,6 +183,47 @@ async fn restore_to_a_time_before_the_first_backup_says_which_is_oldest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_before_the_newest_backup_takes_an_older_one() {
+    let mut history = History::new(15).await;
+    let early = history.commit();
+    history.server().psql("select pg_create_restore_point('between')");
+    let late = history.commit();
+    let second = history.production.backup("second").await.backup;
+    let behind = history.commit();
+    history.stored().await;
+    let plan = history.production.plan(Target::Name("between".to_owned()), true).await.expect("is planned");
+    assert!(
+        plan.resolved.before.as_ref().is_some_and(|it| it.what == "restore point \"between\""),
+        "{:?}",
+        plan.resolved
+    );
+    assert!(early.end <= plan.resolved.last && plan.resolved.end <= late.start, "{:?}", plan.resolved);
+    let targets = [
+        Target::Name("between".to_owned()),
+        Target::Xid(early.xid),
+        Target::Time(early.time),
+        Target::Lsn(early.end),
+        Target::Lsn(Lsn(second.start)),
+    ];
+    for target in targets {
+        let mut request = history.wanted(target.clone(), true);
+        let plan = asof_engine::restore::plan(&history.production.shelf, &request).await.expect("is planned");
+        assert_eq!(plan.backup.name, "first", "{target}");
+        request.backup = Some("second".to_owned());
+        let refused = asof_engine::restore::plan(&history.production.shelf, &request).await.expect_err("is too early");
+        let refused = chain(&refused);
+        let why = ["lies before the end of the backup", "is not in the stored WAL"];
+        assert!(why.iter().any(|why| refused.contains(why)), "{target}: {refused}");
+    }
+    for target in [Target::Lsn(behind.start), Target::Xid(behind.xid), Target::Time(behind.time), Target::Latest] {
+        let plan = history.production.plan(target.clone(), true).await.expect("is planned");
+        assert_eq!(plan.backup.name, "second", "{target}");
+    }
+    let first = RestoreRequest { backup: Some("first".to_owned()), ..history.wanted(Target::Latest, true) };
+    history.check_rows(&first, history.rows).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_was_rolled_back_is_a_target_and_an_unknown_one_is_not() {
     let mut history = History::new(15).await;
     let before = history.commit();

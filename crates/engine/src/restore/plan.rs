@@ -166,6 +166,9 @@ async fn plan_from(
         );
         return Err(Error::refused(what, "choose another --target-timeline, or another backup"));
     }
+    if let Target::Time(at) = request.wanted.target {
+        refuse_earlier_time(&backup, at)?;
+    }
     let base = Base { start, stop, prepared: prepared_in(shelf, &backup, constants.major).await? };
     let resolved = resolve(&path, &base, &request.wanted).await?;
     if let Target::Time(at) = request.wanted.target {
@@ -178,6 +181,16 @@ async fn plan_from(
     let warnings = warnings(&backup, &resolved);
     let (target, destination) = (request.wanted.target.clone(), request.destination.clone());
     Ok(Plan { backup, details, constants: constants.clone(), target, resolved, segments, destination, warnings })
+}
+
+/// A backup that was asked for by name may be younger than the time: what lies in between is in its files already.
+fn refuse_earlier_time(backup: &Backup, at: Timestamp) -> Result<()> {
+    if backup.stopped <= at.0 {
+        return Ok(());
+    }
+    let (name, end) = (&backup.name, rfc3339(Timestamp(backup.stopped)));
+    let what = format!("{} lies before the end of the backup {name}, {end}", rfc3339(at));
+    Err(Error::refused(what, "choose a later target or an earlier backup; `asof backup list` shows them"))
 }
 
 /// The transactions that were prepared before the backup: `pg_backup_start` makes a checkpoint, which puts each into a file.
