@@ -242,6 +242,45 @@ pub async fn read_history(
 mod tests {
     use super::*;
     use crate::codec::Codec;
+    use crate::crypto::{Secret, SigningKey};
+    use crate::keyring::SignerEntry;
+    use crate::store::{Store, local::LocalStore};
+
+    /// Stores WAL of four bytes whose index was changed by its own writer, and reads it.
+    async fn read_with_index(change: fn(&mut WalIndex)) -> Result<Vec<u8>> {
+        let (world, directory) = (World::real(), tempfile::tempdir().unwrap());
+        let (data, signing) = (Secret::random(&world), SigningKey::new(Secret::random(&world)));
+        let mut signers = Signers::default();
+        signers.add(SignerEntry { public: signing.public(), roles: vec![Role::Writer], label: "w".to_owned() });
+        let (index, data_public) = (Secret::random(&world), crypto::data_public_key(&data));
+        let keyring = Keyring { repository: world.id(), index, data_public, data_secret: Some(data), signing };
+        let store = LocalStore::new(world.clone(), directory.path());
+        let name = Name::WalChunk(WalPosition { lineage: Id([1; 16]), timeline: 1, start: 100 });
+        let mut object = ObjectWriter::new(&world, &keyring, name, Kind::Wal, true, 4096);
+        let mut encoder = Encoder::new(3);
+        let frames = vec![object.section(Class::Data, 0, b"four", &mut encoder)];
+        let info = WalInfo { end: 104, ..WalInfo::default() };
+        let mut index = WalIndex { info, digest: crypto::digest(b"four"), frames };
+        change(&mut index);
+        let object = object.finish(&keyring, &index.encode(), &mut encoder);
+        store.create(&name.to_string(), object.body.clone()).await?;
+        Ok(read_wal(&store, &keyring, &signers, name).await?.1)
+    }
+
+    #[tokio::test]
+    async fn wal_whose_writer_was_wrong_about_it_is_refused() {
+        assert_eq!(read_with_index(|_| {}).await.unwrap(), b"four");
+        let changes: [fn(&mut WalIndex); 5] = [
+            |index| index.digest[0] ^= 1,
+            |index| index.info.end += 1,
+            |index| index.info.end = 99,
+            |index| index.frames[0].offset = u64::MAX,
+            |index| index.frames.push(index.frames[0]),
+        ];
+        for (at, change) in changes.into_iter().enumerate() {
+            assert!(matches!(read_with_index(change).await, Err(Error::Corrupt { .. })), "change {at}");
+        }
+    }
 
     #[test]
     fn an_index_reads_as_it_was_written_or_not_at_all() {
