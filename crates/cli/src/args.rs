@@ -117,6 +117,14 @@ pub(crate) enum InstanceCommand {
         /// The instance.
         name: String,
     },
+    /// Make an instance that asof made production again: lift what keeps it away from production.
+    Adopt {
+        /// The instance.
+        name: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Stop an instance that asof made and remove its files, after a final snapshot.
     Destroy {
         /// The instance.

@@ -9,6 +9,7 @@
 //! `asof-instance.json` in its run directory ([`Instance`]), which is written before the server is started: after a crash at
 //! any point the directory still says whose it is.
 
+mod adopt;
 mod binaries;
 mod endpoint;
 mod instance;
@@ -30,6 +31,7 @@ use asof_world::{Id, World};
 use crate::error::Result;
 use crate::progress::Observer;
 
+pub use adopt::{Adopted, adopt, would_lift};
 pub use binaries::{Binaries, find_binaries};
 pub use endpoint::Endpoint;
 pub use instance::{Destroyed, Instance, MARKER, destroy};

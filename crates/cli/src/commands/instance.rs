@@ -28,6 +28,7 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
         }
         InstanceCommand::Start { name } => start(context, &name).await,
         InstanceCommand::Stop { name } => stop(context, &name).await,
+        InstanceCommand::Adopt { name, yes } => adopt(context, &name, yes).await,
         InstanceCommand::Destroy { name, no_final_snapshot, yes } => {
             destroy(context, &name, no_final_snapshot, yes).await
         }
@@ -268,9 +269,26 @@ async fn stop(context: &Context, name: &str) -> Result<()> {
     Ok(())
 }
 
+async fn adopt(context: &Context, name: &str, yes: bool) -> Result<()> {
+    let run_directory = made(context, name)?;
+    for setting in runtime::would_lift(&context.world, &run_directory).await? {
+        anstream::println!("lifts {} = '{}'  ({})", setting.name, setting.value, setting.why);
+    }
+    let what = format!("{name} will archive, replicate and work for itself again.");
+    if !yes && !confirmed(&what, name)? {
+        return Err(Failure::refused("nothing was lifted", "type the name of the instance, or give --yes"));
+    }
+    let bar = context.bar();
+    let adopted = runtime::adopt(&context.world, &run_directory, bar.as_ref()).await;
+    bar.finish();
+    let adopted = adopted?;
+    anstream::println!("{name} is production again, on port {}", adopted.running.instance.port);
+    Ok(())
+}
+
 async fn destroy(context: &Context, name: &str, no_final_snapshot: bool, yes: bool) -> Result<()> {
     let run_directory = made(context, name)?;
-    if !yes && !confirmed(name)? {
+    if !yes && !confirmed(&format!("This removes every file of {name}."), name)? {
         return Err(Failure::refused("nothing was destroyed", "type the name of the instance, or give --yes"));
     }
     let made = Made::read(&context.world, &run_directory).await?;
@@ -294,8 +312,8 @@ async fn destroy(context: &Context, name: &str, no_final_snapshot: bool, yes: bo
     Ok(())
 }
 
-fn confirmed(name: &str) -> Result<bool> {
-    anstream::eprint!("This removes every file of {name}. Type its name to go on: ");
+fn confirmed(what: &str, name: &str) -> Result<bool> {
+    anstream::eprint!("{what} Type its name to go on: ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::file("read", "standard input"))?;
     Ok(answer.trim() == name)

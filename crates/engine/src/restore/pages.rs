@@ -318,7 +318,7 @@ mod tests {
             len: 8192 * 30,
             runs: vec![run(10, pack(100)), run(10, Place::Zero), run(10, pack(7))],
         };
-        let found: Vec<_> = pieces(&file, 8, 14).iter().map(|p| (p.frame * 16 + p.slot as u32, p.to)).collect();
+        let found: Vec<_> = pieces(&file, 8, 14).iter().map(|p| (p.frame as usize * 16 + p.slot, p.to)).collect();
         assert_eq!(found, [(108, 0), (109, 1), (7, 12), (8, 13)]);
     }
 }

@@ -10,6 +10,16 @@ use super::plan::Plan;
 const BEGIN: &str =
     "# asof: what follows was written by the restore; `asof instance adopt` or removing it lifts the isolation.";
 
+/// How configuration files begin that a restore made because the backup has none.
+pub const RESTORE_WROTE: &str = "# Written by the restore";
+
+/// `postgresql.auto.conf` without our part.
+pub fn without_recovery(content: &[u8]) -> &[u8] {
+    let begin = format!("\n{BEGIN}");
+    let at = content.windows(begin.len()).position(|window| window == begin.as_bytes());
+    at.map_or(content, |at| &content[..at])
+}
+
 /// The settings with which PostgreSQL recovers to the plan's target, and nothing else. Only a position is ever handed over.
 pub fn recovery_settings(plan: &Plan) -> Vec<(&'static str, String)> {
     vec![
