@@ -1,6 +1,6 @@
 //! Campaigns, measurements and what is released: one row each.
 
-use crate::Outcome;
+use crate::{Outcome, simulation};
 
 /// Which list a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,26 @@ pub(crate) struct Entry {
     pub(crate) run: fn() -> Outcome,
 }
 
-const ENTRIES: &[Entry] = &[];
+const ENTRIES: &[Entry] = &[
+    Entry {
+        kind: Kind::Campaign,
+        name: "crash-points",
+        says: "stops every protocol at every call, 20 seeds",
+        run: simulation::crash_points,
+    },
+    Entry {
+        kind: Kind::Campaign,
+        name: "contests",
+        says: "lets writers compete for a journal, 3,000 seeds",
+        run: simulation::contests,
+    },
+    Entry {
+        kind: Kind::Campaign,
+        name: "flips",
+        says: "flips 10,000 random bits of a repository",
+        run: simulation::flips,
+    },
+];
 
 /// Finds a row by its name.
 pub(crate) fn find(kind: Kind, name: &str) -> Option<&'static Entry> {

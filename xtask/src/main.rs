@@ -11,6 +11,7 @@ mod docs;
 mod place;
 mod run;
 mod setup;
+mod simulation;
 mod test;
 #[cfg(test)]
 mod tidy;
