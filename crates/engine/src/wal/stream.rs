@@ -15,6 +15,8 @@ use asof_postgres::replication::{Standing, WalMessage, WalReader, WalStream, Wal
 use asof_repository::names::Name;
 use asof_repository::store::Created;
 use asof_repository::wal::{Observation, read_history, write_history};
+use futures::StreamExt;
+use futures::channel::mpsc;
 use futures::future::{Either, select};
 
 use super::ingest::Ingest;
@@ -108,9 +110,10 @@ impl StreamProgress {
         observed.into_iter().for_each(|observation| ingest.observe(observation));
     }
 
-    fn publish(&self, ingest: &Ingest) {
-        self.shared.durable.store(ingest.durable().0, Ordering::Release);
+    /// Whether more is durable than was published before.
+    fn publish(&self, ingest: &Ingest) -> bool {
         self.shared.received.store(ingest.received().0, Ordering::Release);
+        self.shared.durable.swap(ingest.durable().0, Ordering::AcqRel) != ingest.durable().0
     }
 }
 
@@ -267,17 +270,10 @@ async fn pump(
     progress: &Arc<StreamProgress>,
 ) -> Result<(End, asof_postgres::client::Connection)> {
     let (mut reader, writer) = stream.split();
-    let silence = Arc::new(AtomicBool::new(false));
-    let urgent = Arc::new(AtomicBool::new(false));
-    let reporting = settings.shelf.world.spawn(report(
-        settings.shelf.world.clone(),
-        writer,
-        progress.clone(),
-        silence.clone(),
-        urgent.clone(),
-    ));
-    let result = receive(settings, &mut reader, ingest, progress, &urgent).await;
-    silence.store(true, Ordering::Release);
+    let (nudge, nudged) = mpsc::channel(1);
+    let world = settings.shelf.world.clone();
+    let reporting = settings.shelf.world.spawn(report(world, writer, progress.clone(), nudged));
+    let result = receive(settings, &mut reader, ingest, progress, nudge).await;
     let writer = reporting.await;
     let end = result?;
     let connection = WalStream::join(reader, writer?).finish().await?;
@@ -289,24 +285,19 @@ async fn report(
     world: asof_world::World,
     mut writer: WalWriter,
     progress: Arc<StreamProgress>,
-    silence: Arc<AtomicBool>,
-    urgent: Arc<AtomicBool>,
+    mut nudged: mpsc::Receiver<()>,
 ) -> Result<WalWriter> {
-    let (mut told, mut when) = (None, world.monotonic());
-    while !silence.load(Ordering::Acquire) {
-        let durable = progress.durable();
-        let due = world.monotonic().saturating_sub(when) >= STATUS_EVERY;
-        if told != Some(durable) || due || urgent.swap(false, Ordering::AcqRel) {
-            let standing = Standing { write: durable, flush: durable, apply: Lsn::INVALID };
-            writer.send_status(standing, world.now().0 - POSTGRES_EPOCH, false).await?;
-            (told, when) = (Some(durable), world.monotonic());
+    let standing = || Standing { write: progress.durable(), flush: progress.durable(), apply: Lsn::INVALID };
+    loop {
+        // Dropped by the receiving half when it ends.
+        let ended = matches!(select(nudged.next(), Box::pin(world.sleep(STATUS_EVERY))).await, Either::Left((None, _)));
+        let told = writer.send_status(standing(), world.now().0 - POSTGRES_EPOCH, false).await;
+        if ended {
+            // The stream may have been ended by the server: then nobody listens, and nothing is lost by not saying it.
+            return Ok(writer);
         }
-        world.sleep(LOOK_EVERY).await;
+        told?;
     }
-    let standing = Standing { write: progress.durable(), flush: progress.durable(), apply: Lsn::INVALID };
-    // The stream may have been ended by the server: then nobody listens, and nothing is lost by not saying it.
-    let _ = writer.send_status(standing, world.now().0 - POSTGRES_EPOCH, false).await;
-    Ok(writer)
 }
 
 async fn receive(
@@ -314,7 +305,7 @@ async fn receive(
     reader: &mut WalReader,
     ingest: &mut Ingest,
     progress: &StreamProgress,
-    urgent: &AtomicBool,
+    mut nudge: mpsc::Sender<()>,
 ) -> Result<End> {
     let world = &settings.shelf.world;
     let mut flushed = world.monotonic();
@@ -329,7 +320,7 @@ async fn receive(
         };
         let idle = message.is_none();
         progress.hand_over(ingest);
-        if let Some(end) = handle(message, ingest, progress, urgent).await? {
+        if let Some(end) = handle(message, ingest, progress, &mut nudge).await? {
             ingest.flush().await?;
             progress.publish(ingest);
             return Ok(end);
@@ -342,18 +333,25 @@ async fn receive(
             ingest.flush().await?;
             flushed = world.monotonic();
         }
-        progress.publish(ingest);
+        if progress.publish(ingest) {
+            tell(&mut nudge);
+        }
         if progress.wants_stop() {
             return Ok(End::Stopped);
         }
     }
 }
 
+/// Has the server told how far we are, now. One nudge that is not yet heard is as good as many.
+fn tell(nudge: &mut mpsc::Sender<()>) {
+    let _ = nudge.try_send(());
+}
+
 async fn handle(
     message: Option<WalMessage>,
     ingest: &mut Ingest,
     progress: &StreamProgress,
-    urgent: &AtomicBool,
+    nudge: &mut mpsc::Sender<()>,
 ) -> Result<Option<End>> {
     match message {
         None => {}
@@ -365,7 +363,7 @@ async fn handle(
             // Its clock is no observation: the walsender reads it after the position, and a commit may lie in between.
             progress.shared.server.fetch_max(server_end.0, Ordering::AcqRel);
             if reply_requested {
-                urgent.store(true, Ordering::Release);
+                tell(nudge);
             }
         }
         Some(WalMessage::TimelineEnd { next_timeline, .. }) => {
