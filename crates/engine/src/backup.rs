@@ -46,6 +46,7 @@ use crate::progress::{Event, Observer};
 use crate::server::{self, Contact, Server};
 use crate::shelf::Shelf;
 use crate::source::{CONTROL_FILE, Listing, Source};
+use crate::wal::feed::Feed;
 use crate::wal::shape::WalConstants;
 use crate::wal::stream::{self, Pace, StreamProgress, StreamSettings};
 
@@ -286,13 +287,16 @@ impl Attempt<'_> {
     /// Slot first, then the stream, before the backup is started: no WAL can be missed (rule 15).
     async fn stream_wal(&self, session: &mut Session) -> Result<Arc<StreamProgress>> {
         let slot = format!("asof_backup_{}", &self.attempt.to_string()[..12]);
-        let mut replication = self.server.connect_replication().await?;
-        let identity = replication.identify_system().await?;
+        let mut feed = Feed::open(self.server).await?;
+        if let Some(remark) = feed.remark(&self.server.config.user) {
+            self.observer.event(Event::Note(remark));
+        }
+        let identity = feed.identity().await?;
         if identity.system_id != self.control.system_identifier {
             let what = "the files belong to another server than the connection";
             return Err(Error::refused(what, "check the data directory and the connection of the instance"));
         }
-        let start = session.reserve_wal(&mut replication, &slot, &self.control).await?;
+        let start = session.reserve_wal(&mut feed, &slot, &self.control).await?;
         let settings = StreamSettings {
             shelf: self.shelf.clone(),
             server: self.server.clone(),
@@ -301,7 +305,7 @@ impl Attempt<'_> {
             pace: Pace::Every(WAL_PACE),
         };
         let progress = Arc::new(StreamProgress::default());
-        let running = stream::run(settings, replication, identity.timeline, start, progress.clone());
+        let running = stream::run(settings, feed, identity.timeline, start, progress.clone());
         drop(self.shelf.world.spawn(running));
         Ok(progress)
     }

@@ -2,6 +2,7 @@
 
 pub mod archive;
 pub mod assemble;
+pub mod feed;
 pub mod ingest;
 pub mod receiver;
 pub mod shape;

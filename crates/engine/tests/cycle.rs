@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use asof_engine::backup::{self, BackupRequest, Reader, Reading};
 use asof_engine::progress::Silent;
@@ -12,7 +13,11 @@ use asof_engine::server::{self, Server as Link};
 use asof_engine::shelf::Shelf;
 use asof_engine::source::{FilesSource, Listing, Source, SourceFile, SqlSource};
 use asof_engine::target::{Target, Wanted};
+use asof_engine::wal::receiver::{receive, slot_name};
+use asof_engine::wal::shape::WalConstants;
+use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
 use asof_postgres::conninfo::{Config, Environment};
+use asof_postgres::lsn::Lsn;
 use asof_postgres::version::Major;
 use asof_repository::lineage::BackupKind;
 use asof_repository::root;
@@ -189,4 +194,54 @@ async fn hz_a13_what_a_broken_attempt_stored_is_used_by_the_next_one_through_its
     let mut restored = Server::adopt(server.major(), &destination);
     restored.start();
     assert_eq!(digests(&restored, "postgres"), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_replication_connections_are_refused_wal_is_read_by_sql() {
+    for major in asof_testkit::majors() {
+        let world = World::real();
+        let hba = vec!["local replication all reject".to_owned(), "host replication all all reject".to_owned()];
+        let server = Server::running(major, &Options { hba, ..Options::default() });
+        fill_small(&server);
+        let work = Workdir::new("sql-wal");
+        let shelf = shelf_for(&world, &server, &work.path().join("repository")).await;
+        let reader = reader(&world, &server);
+        let made = backup::create(&shelf, &link(&server), reader, &request("one"), Arc::new(Silent)).await;
+        made.expect("the backup is made");
+
+        let facts = shelf.journal().await.expect("the journal opens").state().facts.clone();
+        let settings = StreamSettings {
+            shelf: shelf.clone(),
+            server: link(&server),
+            constants: WalConstants::from_facts(&facts).expect("the facts are complete"),
+            slot: slot_name(&shelf),
+            pace: Pace::Every(Duration::from_millis(300)),
+        };
+        let progress = Arc::new(StreamProgress::default());
+        let shared = progress.clone();
+        let receiving = tokio::spawn(async move { receive(&settings, shared, Arc::new(Silent)).await });
+        server.psql("CREATE TABLE later AS SELECT g AS a FROM generate_series(1, 30000) g");
+        let flushed: Lsn = server.psql("SELECT pg_current_wal_flush_lsn()").trim().parse().expect("a position");
+        while progress.durable() < flushed {
+            assert!(!receiving.is_finished(), "{:?}", receiving.await);
+            world.sleep(Duration::from_millis(20)).await;
+        }
+        progress.stop();
+        receiving.await.expect("no panic").expect("the receiver ends well");
+        let before = digests(&server, "postgres");
+        let destination = work.path().join("restored");
+        let request = RestoreRequest {
+            instance: "prod".to_owned(),
+            backup: None,
+            wanted: Wanted { target: Target::Latest, inclusive: true },
+            timeline: None,
+            destination: destination.clone(),
+        };
+        let plan = restore::plan(&shelf, &request).await.expect("the restore is planned");
+        let options = WriteOptions { jobs: 2, owner: Some(owner_of(server.data_dir())) };
+        restore::write(&shelf, &plan, options, Arc::new(Silent)).await.expect("the files are written");
+        let mut restored = Server::adopt(major, &destination);
+        restored.start();
+        assert_eq!(digests(&restored, "postgres"), before, "on {major}");
+    }
 }

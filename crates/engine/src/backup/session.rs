@@ -9,12 +9,13 @@ use asof_postgres::client::Connection;
 use asof_postgres::control::ControlFile;
 use asof_postgres::label::{BackupLabel, BackupMethod};
 use asof_postgres::lsn::Lsn;
-use asof_postgres::replication::{Reserve, SlotLife};
+use asof_postgres::replication::SlotLife;
 use asof_postgres::version::Major;
 use asof_world::Timestamp;
 
 use crate::error::{Error, Result};
 use crate::server::Contact;
+use crate::wal::feed::Feed;
 
 /// The connection of one backup.
 pub(super) struct Session {
@@ -46,13 +47,8 @@ impl Session {
     }
 
     /// Makes the slot and returns from where WAL is to be streamed: not behind the start of a backup that is started later.
-    pub(super) async fn reserve_wal(
-        &mut self,
-        replication: &mut Connection,
-        slot: &str,
-        control: &ControlFile,
-    ) -> Result<Lsn> {
-        replication.create_physical_slot(slot, SlotLife::Temporary, Reserve::Now).await?;
+    pub(super) async fn reserve_wal(&mut self, feed: &mut Feed, slot: &str, control: &ControlFile) -> Result<Lsn> {
+        feed.make_slot(slot, SlotLife::Temporary).await?;
         if self.standby {
             // A backup of a standby starts at its last restartpoint, which is older than now.
             let view = self.connection.slot_by_sql(slot).await?;

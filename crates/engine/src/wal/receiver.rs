@@ -8,13 +8,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use asof_postgres::client::{Connection, ErrorKind};
+use asof_postgres::client::ErrorKind;
 use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
-use asof_postgres::replication::{Reserve, SlotLife, SystemIdentity};
+use asof_postgres::replication::{SlotLife, SystemIdentity};
 use asof_repository::lineage::{Entry, Lineage, WalEvent};
 
 use super::assemble::read_segment_info;
+use super::feed::Feed;
 use super::stream::{self, StreamProgress, StreamSettings};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
@@ -180,14 +181,17 @@ async fn receive_once(
     progress: &Arc<StreamProgress>,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    let mut replication = settings.server.connect_replication().await?;
-    let identity = replication.identify_system().await?;
+    let mut feed = Feed::open(&settings.server).await?;
+    if let Some(remark) = feed.remark(&settings.server.config.user) {
+        observer.event(Event::Warning(remark));
+    }
+    let identity = feed.identity().await?;
     if identity.system_id != settings.constants.system_identifier {
         let what = format!("the server has system identifier {}, not that of the instance", identity.system_id);
         return Err(Error::refused(what, "register it under a name of its own with `asof instance add`"));
     }
-    let kept = ensure_slot(settings, &mut replication).await?;
-    let history = stream::history_of(settings, &mut replication, identity.timeline).await?;
+    let kept = ensure_slot(settings, &mut feed).await?;
+    let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
     let mut journal = settings.shelf.journal().await?;
     let size = u64::from(settings.constants.segment_size.bytes());
     let stored = stored_end(&settings.shelf, journal.state(), size).await?;
@@ -203,7 +207,7 @@ async fn receive_once(
         observer.event(Event::Warning(what));
     }
     observer.event(Event::Note(format!("streaming from {start} on timeline {timeline}")));
-    match run_stream(settings, replication, timeline, start, progress).await {
+    match run_stream(settings, feed, timeline, start, progress).await {
         Err(Error::Client(error)) if error.sqlstate() == Some("58P01") => {
             bridge(settings, &mut journal, timeline, start, kept, observer).await
         }
@@ -261,10 +265,10 @@ fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
 }
 
 /// Makes the slot if it is not there and returns from where on it keeps WAL.
-async fn ensure_slot(settings: &StreamSettings, replication: &mut Connection) -> Result<Lsn> {
+async fn ensure_slot(settings: &StreamSettings, feed: &mut Feed) -> Result<Lsn> {
     let mut sql = settings.server.connect().await?;
     if sql.slot_by_sql(&settings.slot).await?.is_none() {
-        replication.create_physical_slot(&settings.slot, SlotLife::Permanent, Reserve::Now).await?;
+        feed.make_slot(&settings.slot, SlotLife::Permanent).await?;
     }
     let view = sql.slot_by_sql(&settings.slot).await?;
     let position: Option<Lsn> = view.and_then(|view| view.restart_lsn);
@@ -278,7 +282,7 @@ async fn ensure_slot(settings: &StreamSettings, replication: &mut Connection) ->
 
 async fn run_stream(
     settings: &StreamSettings,
-    replication: Connection,
+    feed: Feed,
     timeline: Timeline,
     start: Lsn,
     progress: &Arc<StreamProgress>,
@@ -289,7 +293,7 @@ async fn run_stream(
         settings.server.clone(),
         round.clone(),
     ));
-    stream::run(settings.clone(), replication, timeline, start, round.clone()).await;
+    stream::run(settings.clone(), feed, timeline, start, round.clone()).await;
     observing.await;
     round.failure().map_or(Ok(()), Err)
 }

@@ -1,4 +1,4 @@
-//! Receives WAL by streaming replication and stores it in the repository.
+//! Receives WAL, by streaming replication or by SQL, and stores it in the repository.
 //!
 //! Two halves: one reads the stream into [`Ingest`], the other reports to the server what is durable, so that a slow store
 //! never lets the server believe that we are gone. What is reported as written and flushed is what the repository holds;
@@ -19,6 +19,7 @@ use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::future::{Either, select};
 
+use super::feed::{self, Feed};
 use super::ingest::Ingest;
 use super::shape::WalConstants;
 use crate::error::{Error, Result};
@@ -31,6 +32,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Microseconds from 1970 to 2000, PostgreSQL's epoch.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// How often a server is asked for WAL by SQL.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// How soon the open segment is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,15 +179,9 @@ async fn read_clock(connection: &mut asof_postgres::client::Connection) -> Resul
 }
 
 /// Streams from `start` (rounded down to a segment) on `timeline` until it is asked to stop, following timeline switches.
-/// `stream_of` opens the replication connection for a timeline and position; the slot exists already.
-pub async fn run(
-    settings: StreamSettings,
-    connection: asof_postgres::client::Connection,
-    timeline: Timeline,
-    start: Lsn,
-    progress: Arc<StreamProgress>,
-) {
-    let result = follow(&settings, connection, timeline, start, &progress).await;
+/// The slot exists already.
+pub async fn run(settings: StreamSettings, feed: Feed, timeline: Timeline, start: Lsn, progress: Arc<StreamProgress>) {
+    let result = follow(&settings, feed, timeline, start, &progress).await;
     if let Err(error) = result {
         *progress.failure.lock().expect("no holder panics") = Some(error);
     }
@@ -192,7 +190,7 @@ pub async fn run(
 
 async fn follow(
     settings: &StreamSettings,
-    mut connection: asof_postgres::client::Connection,
+    mut feed: Feed,
     mut timeline: Timeline,
     start: Lsn,
     progress: &Arc<StreamProgress>,
@@ -200,41 +198,92 @@ async fn follow(
     let size = settings.constants.segment_size;
     let mut start = size.floor(start);
     loop {
-        let history = history_of(settings, &mut connection, timeline).await?;
+        let history = history_of(settings, &mut feed, timeline).await?;
         let shape = settings.constants.shape(history);
         let mut ingest = Ingest::new(settings.shelf.clone(), shape, timeline, start)?;
         progress.publish(&ingest);
-        let stream = connection.start_physical(Some(&settings.slot), start, timeline).await?;
-        let (end, returned) = pump(settings, stream, &mut ingest, progress).await?;
+        let end = match feed {
+            Feed::Stream(connection) => {
+                let stream = connection.start_physical(Some(&settings.slot), start, timeline).await?;
+                let (end, returned) = pump(settings, stream, &mut ingest, progress).await?;
+                feed = Feed::Stream(returned);
+                end
+            }
+            Feed::Sql(mut connection, refused) => {
+                let end = ask(settings, &mut connection, timeline, &mut ingest, progress).await?;
+                feed = Feed::Sql(connection, refused);
+                end
+            }
+        };
         match end {
             End::Stopped => return Ok(()),
             End::Switched { timeline: next } => {
                 // The new timeline's first segment begins with the old one's bytes; it is stored whole under its own name.
                 start = size.floor(ingest.received());
                 timeline = next;
-                connection = returned;
             }
         }
+    }
+}
+
+/// Reads WAL by SQL until it is asked to stop or the timeline ends.
+async fn ask(
+    settings: &StreamSettings,
+    connection: &mut asof_postgres::client::Connection,
+    timeline: Timeline,
+    ingest: &mut Ingest,
+    progress: &StreamProgress,
+) -> Result<End> {
+    let (world, size) = (&settings.shelf.world, settings.constants.segment_size);
+    let mut flushed = world.monotonic();
+    loop {
+        let horizon = feed::horizon(connection, timeline).await?;
+        progress.shared.server.fetch_max(horizon.end.0, Ordering::AcqRel);
+        while ingest.received() < horizon.end && !progress.wants_stop() {
+            let from = ingest.received();
+            let bytes = feed::read_wal(connection, timeline, size, from, horizon.end).await?;
+            ingest.take(from, &bytes).await?;
+            progress.publish(ingest);
+        }
+        ingest.observe(horizon.observed);
+        let due = match settings.pace {
+            Pace::AtOnce => true,
+            Pace::Every(interval) => world.monotonic().saturating_sub(flushed) >= interval,
+        };
+        let ended = horizon.next.filter(|_| ingest.received() >= horizon.end);
+        if due || ended.is_some() || progress.wants_stop() {
+            ingest.flush().await?;
+            feed::advance_slot(connection, &settings.slot, ingest.durable()).await?;
+            flushed = world.monotonic();
+            progress.publish(ingest);
+        }
+        if progress.wants_stop() {
+            return Ok(End::Stopped);
+        }
+        if let Some(timeline) = ended {
+            return Ok(End::Switched { timeline });
+        }
+        world.sleep(ASK_EVERY).await;
     }
 }
 
 /// Gets the history of a timeline, and stores it before any WAL of it (hazard C7).
 pub(super) async fn history_of(
     settings: &StreamSettings,
-    connection: &mut asof_postgres::client::Connection,
+    feed: &mut Feed,
     timeline: Timeline,
 ) -> Result<TimelineHistory> {
     if timeline == Timeline::FIRST {
         return Ok(TimelineHistory::first());
     }
-    let (_, content) = connection.timeline_history(timeline).await?;
+    let content = feed.history(timeline).await?;
     let history = TimelineHistory::parse(timeline, &content)
         .map_err(|error| Error::damaged(error.to_string(), "look at the server's pg_wal"))?;
     store_history(&settings.shelf, timeline, &content).await?;
     for ancestor in history.ancestors().iter().filter(|ancestor| ancestor.timeline != Timeline::FIRST) {
         let known = read_history_of(&settings.shelf, ancestor.timeline).await;
         if known.is_err()
-            && let Ok((_, content)) = connection.timeline_history(ancestor.timeline).await
+            && let Ok(content) = feed.history(ancestor.timeline).await
         {
             store_history(&settings.shelf, ancestor.timeline, &content).await?;
         }
