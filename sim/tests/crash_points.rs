@@ -26,7 +26,7 @@ fn is_caught(result: Result<Tried, Box<Finding>>, reason: &str) {
 }
 
 #[test]
-fn an_object_is_there_whole_or_not_at_all() {
+fn hz_f2_an_object_is_there_whole_or_not_at_all_whenever_the_power_goes() {
     survives(enumerate_crashes(&Settings::quick(1), Creation), 1000);
 }
 
@@ -47,7 +47,7 @@ fn an_object_in_a_new_directory_deep_down_survives() {
 }
 
 #[test]
-fn what_a_store_says_of_a_creation_is_true() {
+fn hz_f3_what_a_store_says_of_a_creation_is_true_after_every_sync_that_failed() {
     survives(enumerate_crashes(&Settings::quick(1), Truth), 100);
 }
 

@@ -57,9 +57,14 @@ impl Encoder {
         let Some(len) = self.compressor.compress_to_buffer(plain, &mut self.coded).ok().filter(worth) else {
             return Coded { codec: Codec::Raw, bytes: plain };
         };
+        self.prove(plain, len)
+    }
+
+    /// What was coded into `len` bytes is only used when it decodes to what it was made from.
+    fn prove<'a>(&'a mut self, plain: &'a [u8], len: usize) -> Coded<'a> {
         self.check.resize(plain.len(), 0);
         let decoded = self.decoder.zstd(&self.coded[..len], &mut self.check);
-        if !decoded || self.check != plain {
+        if (!decoded || self.check != plain) && !asof_world::planted("f6") {
             return Coded { codec: Codec::Raw, bytes: plain };
         }
         Coded { codec: Codec::Zstd, bytes: &self.coded[..len] }
@@ -115,6 +120,22 @@ mod tests {
             let mut back = vec![1; plain.len()];
             assert!(Decoder::new().decode(coded.codec, coded.bytes, &mut back));
             assert_eq!(&back, plain);
+        }
+    }
+
+    #[test]
+    fn hz_f6_a_bit_that_the_compressor_got_wrong_is_never_stored() {
+        let plain: Vec<u8> = (0..3000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
+        let mut encoder = Encoder::new(1);
+        let coded = encoder.encode(&plain).bytes.to_vec();
+        for bit in 0..coded.len() * 8 {
+            encoder.coded[..coded.len()].copy_from_slice(&coded);
+            encoder.coded[bit / 8] ^= 1 << (bit % 8);
+            let kept = encoder.prove(&plain, coded.len());
+            let (codec, bytes) = (kept.codec, kept.bytes.to_vec());
+            let mut back = vec![0; plain.len()];
+            assert!(Decoder::new().decode(codec, &bytes, &mut back), "bit {bit}: what is stored does not decode");
+            assert_eq!(back, plain, "bit {bit}: what is stored decodes to something else");
         }
     }
 

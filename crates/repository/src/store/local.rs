@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::{collections::HashSet, sync::Arc};
 
-use asof_world::{FileKind, Files, World, WriteMode, create_dir_durable};
+use asof_world::{FileKind, Files, World, WriteMode, create_dir_durable, planted};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -129,7 +129,8 @@ impl Inner {
         let linked = self.stage(&staged, body).map(|()| self.link(&staged, &path));
         let removed = self.files.remove_file(&staged);
         let Linked { created, doubt } = linked?;
-        let settled = doubt.map_or(Ok(()), Err).and(removed).and_then(|()| self.files.sync_dir(directory));
+        let sync = || if planted("f2") { Ok(()) } else { self.files.sync_dir(directory) };
+        let settled = doubt.map_or(Ok(()), Err).and(removed).and_then(|()| sync());
         match (created, settled) {
             (Some(created), settled) => Ok(Made { created, settled }),
             (None, Err(error)) => Err(error),
@@ -159,7 +160,8 @@ impl Inner {
         let bytes = body.as_slice();
         let mut file = self.files.create(staged, OBJECT_MODE, WriteMode::Direct)?;
         file.write_at(0, bytes)?;
-        file.sync()
+        // A sync that failed is not tried again: the pages may be marked clean, and lost (hazard F3).
+        file.sync().or_else(|error| if planted("f3") { file.sync() } else { Err(error) })
     }
 
     /// The path of an object that is there and may be relied on.

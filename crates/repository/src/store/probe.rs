@@ -37,7 +37,7 @@ impl Capabilities {
     /// [`Error::Invalid`], with what was seen.
     pub fn require(&self, place: &str, single_writer: bool) -> Result<()> {
         match &self.overwrites {
-            Some(how) if !single_writer => Err(Error::invalid(format!(
+            Some(how) if !single_writer && !asof_world::planted("f5") => Err(Error::invalid(format!(
                 "{place} does not protect what is stored: {how}. Two asofs that write to it would destroy each other's work"
             ))),
             _ => Ok(()),
