@@ -316,6 +316,9 @@ pub const POISONED_CHECKPOINT: Lsn = Lsn(0xFFFF_FFFE_DEAD_BEEF);
 pub fn with_poisoned_checkpoint(bytes: &[u8]) -> Result<Vec<u8>, ControlError> {
     let crc_at = checked_crc_position(bytes)?;
     let mut poisoned = bytes.to_vec();
+    if asof_world::planted("a1") {
+        return Ok(poisoned);
+    }
     let checkpoint = poisoned.get_mut(32..40).ok_or(ControlError::TooShort(bytes.len()))?;
     checkpoint.copy_from_slice(&POISONED_CHECKPOINT.0.to_le_bytes());
     let crc = crc32c::crc32c(&poisoned[..crc_at]);
@@ -333,7 +336,11 @@ fn checked_crc_position(bytes: &[u8]) -> Result<usize, ControlError> {
     })?;
     let (Some(data), Some(stored)) = (bytes.get(..crc_at), u32_at(bytes, crc_at)) else { return Err(short) };
     let computed = crc32c::crc32c(data);
-    if computed == stored { Ok(crc_at) } else { Err(ControlError::Crc { stored, computed }) }
+    if computed == stored || asof_world::planted("a4") {
+        Ok(crc_at)
+    } else {
+        Err(ControlError::Crc { stored, computed })
+    }
 }
 
 const fn crc_position(layout: u32) -> Option<usize> {

