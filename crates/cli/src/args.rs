@@ -308,6 +308,10 @@ pub(crate) struct Restore {
     /// Restore into this directory, to be started by any PostgreSQL of the same major.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) to: Option<PathBuf>,
+    /// Restore over the stopped instance in the directory of --to: only pages that differ are written, and what the backup
+    /// does not have is removed.
+    #[arg(long, requires = "to")]
+    pub(crate) delta: bool,
     /// Where the new instance keeps its files [default: beside the configuration].
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) directory: Option<PathBuf>,

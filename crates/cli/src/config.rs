@@ -60,7 +60,9 @@ pub(crate) fn places(given: Option<&Path>, variable: &dyn Fn(&str) -> Option<Str
     if let Some(given) = given {
         return vec![given.to_owned()];
     }
+    // Set but empty counts as not set (XDG Base Directory Specification).
     let user = variable("XDG_CONFIG_HOME")
+        .filter(|directory| !directory.is_empty())
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".config")));
     let user = user.map(|directory| directory.join("asof/asof.toml"));

@@ -94,7 +94,10 @@ impl Context {
         match (all.next(), all.next()) {
             (Some((name, config)), None) => Ok((name, config)),
             (None, _) => Err(Failure::refused("no instance is configured", "add one with `asof instance add NAME`")),
-            _ => Err(Failure::refused("there is more than one instance", "say which")),
+            _ => {
+                let names: Vec<&str> = instances.keys().map(String::as_str).collect();
+                Err(Failure::refused("there is more than one instance", format!("say which: {}", names.join(", "))))
+            }
         }
     }
 

@@ -37,6 +37,16 @@ pub(crate) fn time(micros: i64) -> String {
     rfc3339(Timestamp(micros.div_euclid(1_000_000) * 1_000_000))
 }
 
+/// The first whole second that is not before a moment: what a person types as the target of a restore must not lie before it.
+pub(crate) fn time_from(micros: i64) -> String {
+    time(micros.saturating_add(999_999))
+}
+
+/// A time for programs, as exact as it is known.
+pub(crate) fn exact(micros: i64) -> String {
+    rfc3339(Timestamp(micros))
+}
+
 /// Prints a table with a heading line.
 pub(crate) fn table(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) {
     let mut table = Table::new();
@@ -117,6 +127,13 @@ impl Observer for Bar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_from_which_something_holds_is_rounded_up() {
+        assert_eq!(time(1_500_000), "1970-01-01T00:00:01Z");
+        assert_eq!([time_from(1_500_000), time_from(2_000_000)], ["1970-01-01T00:00:02Z"; 2]);
+        assert_eq!(exact(1_500_000), "1970-01-01T00:00:01.5Z");
+    }
 
     #[test]
     fn sizes_and_durations_read_like_a_person_writes_them() {

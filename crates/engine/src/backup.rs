@@ -13,7 +13,7 @@
 
 mod copy;
 mod details;
-mod known;
+pub(crate) mod known;
 mod pages;
 mod session;
 

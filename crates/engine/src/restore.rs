@@ -5,6 +5,7 @@
 //! where `backup_label` says (hazards A1, E6). WAL up to the target is placed into `pg_wal` before PostgreSQL is started, every
 //! byte authenticated: recovery never waits for the repository and never mistakes an outage for the end of WAL (E1).
 
+mod existing;
 mod instance;
 mod pages;
 mod plan;
@@ -16,12 +17,15 @@ use std::sync::{Arc, Mutex};
 use asof_postgres::control;
 use asof_postgres::lsn::Timeline;
 use asof_postgres::names::segment_name;
+use asof_repository::lineage::Lineage;
 use asof_repository::map::{MapFile, PageMap, read_map};
 use asof_repository::wal::read_history;
 use asof_world::{FileKind, Owner, WriteMode, create_dir_durable};
 
+use crate::backup::known::KnownPages;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
+use crate::runtime::{Status, status};
 use crate::shelf::Shelf;
 use crate::source::CONTROL_FILE;
 use crate::wal::assemble::read_segment;
@@ -34,10 +38,23 @@ use pages::{PageWriter, confined, text};
 
 /// The file that says that a restore into this directory is not complete.
 pub const MARKER: &str = "asof-restore-incomplete";
+const ABOUT_MARKER: &str =
+    "A restore by asof into this directory has not ended. Run it again; PostgreSQL does not start here.\n";
+
+/// What becomes of a data directory that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It is refused.
+    Refuse,
+    /// It is made equal to the backup; only pages that differ are written.
+    Compare,
+}
 
 /// How files are written.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteOptions {
+    /// What becomes of a data directory that is there already.
+    pub existing: Existing,
     /// Jobs at once.
     pub jobs: usize,
     /// Who shall own the files; ourselves when absent.
@@ -51,6 +68,8 @@ pub struct Written {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of pages that had to be written; fewer than `bytes` over an existing directory.
+    pub rewritten: u64,
     /// Segments of WAL.
     pub segments: u64,
 }
@@ -61,13 +80,22 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
     observer.event(Event::Phase("reading the map"));
     keyring.require_data_secret("restore")?;
     let stored = read_map(store.as_ref(), keyring, signers, *lineage, plan.backup.id, &plan.backup.map).await?;
-    let map = Arc::new(stored.map);
+    let map = Arc::new(stored.map.clone());
     let target = Target { shelf: shelf.clone(), root: plan.destination.clone(), owner: options.owner };
-    target.claim().await?;
+    let known = match options.existing {
+        Existing::Refuse => {
+            target.claim().await?;
+            None
+        }
+        Existing::Compare => {
+            target.take_over(plan, &map).await?;
+            Some(Arc::new(KnownPages::gather(shelf, Some(stored), &Lineage::default()).await?))
+        }
+    };
     target.directories(&map).await?;
     observer.event(Event::Phase("restoring"));
     observer.event(Event::Expect(map.files.iter().map(|file| file.len).sum()));
-    let mut written = write_files(&target, &map, options.jobs, &observer).await?;
+    let mut written = write_files(&target, &map, known, options.jobs, &observer).await?;
     observer.event(Event::Phase("placing WAL"));
     written.segments = place_wal(&target, plan, options.jobs).await?;
     target.small_file("backup_label", plan.details.backup_label.as_bytes()).await?;
@@ -122,10 +150,29 @@ impl Target {
             files.set_mode(&target.root, 0o700).map_err(Error::files("set the mode of", &target.root))?;
             target.own(&target.root)?;
             if !ours {
-                let about = "A restore by asof into this directory has not ended. Run it again; PostgreSQL does not start here.\n";
-                target.create(&target.root.join(MARKER), about.as_bytes())?;
+                target.create(&target.root.join(MARKER), ABOUT_MARKER.as_bytes())?;
             }
             files.sync_dir(&target.root).map_err(Error::files("sync", &target.root))
+        })
+        .await
+    }
+
+    /// Makes an existing data directory ours: marker first, then nothing in it can start any more.
+    async fn take_over(&self, plan: &Plan, map: &Arc<PageMap>) -> Result<()> {
+        if let Status::Running { pid, .. } = status(&self.shelf.world, &self.root).await? {
+            let what = format!("a server runs on {} (process {pid})", self.root.display());
+            return Err(Error::refused(what, "stop it first"));
+        }
+        let (identifier, map) = (plan.constants.system_identifier, map.clone());
+        self.blocking(move |target| {
+            let files = target.shelf.world.files.as_ref();
+            let marker = target.root.join(MARKER);
+            if !files.exists(&marker).map_err(Error::files("look at", &marker))? {
+                existing::check(files, &target.root, identifier)?;
+                target.create(&marker, ABOUT_MARKER.as_bytes())?;
+                files.sync_dir(&target.root).map_err(Error::files("sync", &target.root))?;
+            }
+            existing::clear(files, &target.root, &map)
         })
         .await
     }
@@ -173,6 +220,12 @@ impl Target {
             Ok(())
         })
         .await
+    }
+
+    async fn has(&self, path: &Path) -> Result<bool> {
+        let path = path.to_owned();
+        self.blocking(move |target| target.shelf.world.files.exists(&path).map_err(Error::files("look at", &path)))
+            .await
     }
 
     async fn small_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -251,6 +304,7 @@ fn is_ours(path: &[u8]) -> bool {
 async fn write_files(
     target: &Target,
     map: &Arc<PageMap>,
+    known: Option<Arc<KnownPages>>,
     jobs: usize,
     observer: &Arc<dyn Observer>,
 ) -> Result<Written> {
@@ -258,7 +312,7 @@ async fn write_files(
     let queue = Arc::new(Mutex::new(wanted.into_iter()));
     let job = |_| {
         let (target, map, queue, observer) = (target.clone(), map.clone(), queue.clone(), observer.clone());
-        target.shelf.world.clone().spawn(write_some(target, map, queue, observer))
+        target.shelf.world.clone().spawn(write_some(target, map, known.clone(), queue, observer))
     };
     let running: Vec<_> = (0..jobs.max(1)).map(job).collect();
     let mut written = Written::default();
@@ -268,6 +322,7 @@ async fn write_files(
             Ok(part) => {
                 written.files += part.files;
                 written.bytes += part.bytes;
+                written.rewritten += part.rewritten;
             }
             Err(error) => failure = failure.or(Some(error)),
         }
@@ -278,6 +333,7 @@ async fn write_files(
 async fn write_some(
     target: Target,
     map: Arc<PageMap>,
+    known: Option<Arc<KnownPages>>,
     queue: Arc<Mutex<std::vec::IntoIter<usize>>>,
     observer: Arc<dyn Observer>,
 ) -> Result<Written> {
@@ -287,28 +343,41 @@ async fn write_some(
         let next = queue.lock().expect("no holder panics").next();
         let Some(at) = next else { return Ok(written) };
         let file = &map.files[at];
-        if let Err(error) = write_one(&target, &mut writer, file, &observer).await {
-            *queue.lock().expect("no holder panics") = Vec::new().into_iter();
-            return Err(error);
+        match write_one(&target, &mut writer, file, known.as_deref(), &observer).await {
+            Ok(rewritten) => written.rewritten += rewritten,
+            Err(error) => {
+                *queue.lock().expect("no holder panics") = Vec::new().into_iter();
+                return Err(error);
+            }
         }
         written.files += 1;
         written.bytes += file.len;
     }
 }
 
+/// Writes one file, or mends it where it is there; returns the bytes written.
 async fn write_one(
     target: &Target,
     writer: &mut PageWriter,
     file: &MapFile,
+    known: Option<&KnownPages>,
     observer: &Arc<dyn Observer>,
-) -> Result<()> {
+) -> Result<u64> {
     let path = target.place(&file.path)?;
     let observer = observer.clone();
-    writer.write(file, path.clone(), 0o600, &move |bytes| observer.event(Event::Advance(bytes))).await?;
-    match target.owner {
-        Some(_) => target.blocking(move |target| target.own(&path)).await,
-        None => Ok(()),
+    let advance = move |bytes| observer.event(Event::Advance(bytes));
+    let there = known.is_some() && target.has(&path).await?;
+    let written = match known.filter(|_| there) {
+        Some(known) => writer.update(file, &path, known, &advance).await?,
+        None => {
+            writer.write(file, path.clone(), 0o600, &advance).await?;
+            file.len
+        }
+    };
+    if target.owner.is_some() {
+        target.blocking(move |target| target.own(&path)).await?;
     }
+    Ok(written)
 }
 
 /// Places the WAL of the plan, and every history file that is known, so that the new timeline gets a free number.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use asof_engine::backup::{self, BackupRequest, Reader, Reading};
 use asof_engine::progress::Silent;
-use asof_engine::restore::{self, RestoreRequest, WriteOptions};
+use asof_engine::restore::{self, Existing, RestoreRequest, WriteOptions};
 use asof_engine::server::{self, Server as Link};
 use asof_engine::shelf::Shelf;
 use asof_engine::source::FilesSource;
@@ -87,7 +87,7 @@ async fn restore_to(world: &World, moto: &Moto, key: &Key, destination: &Path, o
         destination: destination.to_owned(),
     };
     let plan = restore::plan(&shelf, &request).await.expect("the restore is planned");
-    let options = WriteOptions { jobs: 2, owner: Some(owner) };
+    let options = WriteOptions { existing: Existing::Refuse, jobs: 2, owner: Some(owner) };
     restore::write(&shelf, &plan, options, Arc::new(Silent)).await.expect("the files are written");
 }
 

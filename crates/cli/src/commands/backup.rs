@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::args::{BackupCommand, BackupCreate, OneBackup, OneInstance};
 use crate::context::{Context, Instance};
 use crate::failure::{Failure, Result};
-use crate::show::{self, bytes, duration, time};
+use crate::show::{self, bytes, duration, exact, time, time_from};
 
 pub(crate) async fn run(context: &Context, command: BackupCommand) -> Result<()> {
     match command {
@@ -97,7 +97,7 @@ fn print_report(report: &BackupReport) {
         None => anstream::println!("  shared  nothing: there is no earlier backup to compare with"),
     }
     anstream::println!("  took    {}", duration(report.elapsed));
-    anstream::println!("  restorable from {} on", time(backup.stopped));
+    anstream::println!("  restorable from {} on", time_from(backup.stopped));
     for taint in &backup.tainted {
         anstream::eprintln!("warning: tainted: {taint}");
     }
@@ -124,8 +124,8 @@ fn backup_json(state: &BackupState) -> Value {
         "id": backup.id.to_string(),
         "name": backup.name,
         "kind": backup.kind,
-        "started": time(backup.started),
-        "stopped": time(backup.stopped),
+        "started": exact(backup.started),
+        "stopped": exact(backup.stopped),
         "timeline": backup.timeline,
         "start_lsn": asof_postgres::lsn::Lsn(backup.start).to_string(),
         "stop_lsn": asof_postgres::lsn::Lsn(backup.stop).to_string(),
@@ -201,10 +201,19 @@ async fn change(
     entry: impl FnOnce(Id) -> Entry,
 ) -> Result<()> {
     let instance = context.instance(instance).await?;
+    // Such keys may only write. The journal says so too, but in words about itself.
+    instance.shelf.keyring.require_data_secret("a change to a backup")?;
     let mut journal: Journal<Lineage> = instance.shelf.journal().await?;
-    let id = find(&journal.state().existing(), wanted)?.backup.id;
+    let existing = journal.state().existing();
+    let known = find(&existing, wanted)?;
+    let (id, name) = (known.backup.id, known.backup.name.clone());
+    let entry = entry(id);
+    if let (Entry::BackupDeleted { .. }, Some(reason)) = (&entry, &known.hold) {
+        let hint = format!("`asof backup release {name}` lifts the hold");
+        return Err(Failure::refused(format!("backup {name} is held: {reason}"), hint));
+    }
     let epoch = journal.state().epoch;
-    journal.append(epoch, entry(id)).await?;
+    journal.append(epoch, entry).await?;
     Ok(())
 }
 

@@ -11,6 +11,9 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::show;
 
+/// The exit code of a right that is missing.
+const DENIED: u8 = 6;
+
 struct Finding {
     what: &'static str,
     result: Result<String, String>,
@@ -24,7 +27,7 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
         Finding { what: "repository store", result: repository_store(context).await? },
     ];
     match context.contact(&link).await {
-        Err(error) => findings.push(Finding { what: "connection", result: Err(error.to_string()) }),
+        Err(error) => findings.push(Finding { what: "connection", result: Err(error.in_one_line()) }),
         Ok((mut connection, contact)) => {
             findings.push(Finding { what: "connection", result: Ok(format!("PostgreSQL {}", contact.version)) });
             let files = match context.reader(&instance.config, &link, &contact).await {
@@ -150,9 +153,21 @@ async fn slots(connection: &mut Connection) -> Result<String, String> {
 }
 
 async fn replication(link: &server::Server) -> Result<String, String> {
-    let mut connection = link.connect_replication().await.map_err(|error| {
-        format!("{error}; pg_hba.conf needs a line like: host replication {} ADDRESS scram-sha-256", link.config.user)
-    })?;
+    let mut connection = match link.connect_replication().await {
+        Ok(connection) => connection,
+        Err(error) => {
+            let (failure, user) = (Failure::from(error), &link.config.user);
+            let refused = failure.in_one_line();
+            // A missing right is told apart from a missing line by what the server said.
+            return match failure.code() {
+                DENIED => Ok(format!(
+                    "refused ({refused}): WAL is read by SQL, which costs more and cannot be synchronous; streaming takes ALTER \
+                     ROLE {user} REPLICATION, and in pg_hba.conf: host replication {user} ADDRESS scram-sha-256"
+                )),
+                _ => Err(refused),
+            };
+        }
+    };
     let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
     connection.close().await;
     Ok(format!("timeline {}, at {}", identity.timeline, identity.xlogpos))

@@ -39,6 +39,8 @@ pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<()> {
             }
         }
         KeyCommand::Export => {
+            // A kit that cannot restore would be found out on the worst day.
+            repository.keyring.require_data_secret("the recovery kit")?;
             let path = &loaded.config.repository.key_file;
             let key = std::fs::read_to_string(path).map_err(Failure::file("read the key file", path))?;
             anstream::println!("RECOVERY KIT — keep this on paper, away from the machines it protects");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use asof_engine::restore::{self, NewInstance, Plan, RestoreRequest, WriteOptions};
+use asof_engine::restore::{self, Existing, NewInstance, Plan, RestoreRequest, WriteOptions};
 use asof_engine::runtime::{Override, ServerUser};
 use asof_engine::target::{Landmark, Target, Wanted};
 use asof_engine::time;
@@ -167,7 +167,8 @@ async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, arg
     let user = restore::file_owner(&instance.shelf, plan, args.user.as_deref()).await?;
     let owner = user.switch.then_some(user.owner);
     let bar = context.bar();
-    let options = WriteOptions { jobs: usize::from(args.jobs), owner };
+    let existing = if args.delta { Existing::Compare } else { Existing::Refuse };
+    let options = WriteOptions { existing, jobs: usize::from(args.jobs), owner };
     let written = restore::write(&instance.shelf, plan, options, bar.clone()).await;
     bar.finish();
     let written = written?;
@@ -176,6 +177,7 @@ async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, arg
             "directory": plan.destination,
             "files": written.files,
             "bytes": written.bytes,
+            "bytes_rewritten": written.rewritten,
             "wal_segments": written.segments,
             "plan": plan_json(plan),
         }));
@@ -188,10 +190,15 @@ async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, arg
         bytes(written.bytes),
         written.segments
     );
+    if args.delta {
+        anstream::println!("{} of pages differed and were written", bytes(written.rewritten));
+    }
     anstream::println!("It needs neither asof nor network. PostgreSQL {} recovers and opens it:", plan.details.major);
     anstream::println!("  pg_ctl -D {place} start          (as {}, who owns the files)", user.name);
+    // PGDATA, because images from 18 on keep theirs elsewhere; the address, because the restored settings listen on loopback
+    // alone, which in a container is the container's own. The image gives the files to its own user.
     anstream::println!(
-        "  docker run --rm -v {place}:/var/lib/postgresql/data -p 5433:5432 postgres:{}",
+        "  docker run --rm -e PGDATA=/pgdata -v {place}:/pgdata -p 127.0.0.1:5433:5432 postgres:{} -c listen_addresses='*'",
         plan.details.major
     );
     Ok(())

@@ -10,7 +10,7 @@ use crate::args::OneInstance;
 use crate::config::InstanceConfig;
 use crate::context::Context;
 use crate::failure::Result;
-use crate::show::{self, bytes, time};
+use crate::show::{self, bytes, exact};
 
 pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     let loaded = context.loaded()?;
@@ -57,9 +57,9 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
         "instance": name,
         "backups": existing.len(),
         "tainted": existing.iter().filter(|state| !state.backup.tainted.is_empty()).count(),
-        "earliest_restorable_time": existing.first().map(|state| time(state.backup.stopped)),
+        "earliest_restorable_time": existing.first().map(|state| exact(state.backup.stopped)),
         "last_backup": existing.last().map(|state| state.backup.name.clone()),
-        "last_backup_time": existing.last().map(|state| time(state.backup.stopped)),
+        "last_backup_time": existing.last().map(|state| exact(state.backup.stopped)),
         "wal_stored_to": stored.map(|stored| stored.end.to_string()),
         "wal_timeline": stored.map(|stored| stored.timeline.0),
         "server_flushed_to": server.as_ref().ok().map(ToString::to_string),
@@ -80,7 +80,7 @@ async fn flushed(context: &Context, config: &InstanceConfig) -> Result<Lsn, Stri
         connection.close().await;
         Ok::<_, crate::failure::Failure>(lsn)
     };
-    ask.await.map_err(|error| error.to_string())
+    ask.await.map_err(|error| error.in_one_line())
 }
 
 fn print(value: &Value) {

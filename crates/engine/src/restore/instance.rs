@@ -10,7 +10,7 @@ use asof_repository::lineage::Parent;
 use asof_repository::root::Repository;
 use asof_world::{Id, Owner};
 
-use super::{Plan, WriteOptions, Written, write};
+use super::{Existing, Plan, WriteOptions, Written, write};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::runtime::{
@@ -93,7 +93,9 @@ pub async fn into_instance(
     observer: Arc<dyn Observer>,
 ) -> Result<Restored> {
     let owner = prepared.user.switch.then_some(prepared.user.owner);
-    let written = write(shelf, plan, WriteOptions { jobs: new.jobs, owner }, observer.clone()).await?;
+    let written =
+        write(shelf, plan, WriteOptions { existing: Existing::Refuse, jobs: new.jobs, owner }, observer.clone())
+            .await?;
     let mut running =
         runtime::start(&shelf.world, &spec(plan, new, prepared, observer.as_ref())?, observer.as_ref()).await?;
     check_end(plan, running.replayed)?;

@@ -14,9 +14,11 @@ use asof_repository::names::Name;
 use asof_repository::object::{DataSections, Section};
 use asof_repository::pack::PAGES_PER_FRAME;
 use asof_repository::store::ReadRange;
-use asof_world::{AlignedBuf, Files, WriteFile, WriteMode};
+use asof_world::{AlignedBuf, Files, ReadFile, WriteFile, WriteMode};
 use bytes::Bytes;
 
+use super::existing::wrong_pages;
+use crate::backup::known::KnownPages;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
@@ -115,6 +117,87 @@ impl PageWriter {
             advance(len);
         }
         out.end(&self.shelf, file.len).await
+    }
+
+    /// Makes an existing file equal to `file`: reads it, and writes only pages that differ. Returns the bytes written.
+    pub(crate) async fn update(
+        &mut self,
+        file: &MapFile,
+        path: &Path,
+        known: &KnownPages,
+        advance: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<u64> {
+        let page_size = self.map.page_size as usize;
+        let files = self.shelf.world.files.clone();
+        let (reader, shown) = (path.to_owned(), path.to_owned());
+        let open = move || Ok::<_, std::io::Error>((files.open(&reader)?, files.open_write(&reader)?));
+        let (existing, writer) = self.shelf.world.blocking(open).await.map_err(Error::files("open", &shown))?;
+        let (existing, mut writer): (Arc<dyn ReadFile>, _) = (existing.into(), Some(writer));
+        let mut cursor = known.file(&file.path).await?;
+        let (mut offset, mut written) = (0, 0);
+        while offset < file.len {
+            let len = usize::try_from(file.len - offset).unwrap_or(usize::MAX).min(WINDOW_LEN / page_size * page_size);
+            let there = self.read_existing(&existing, offset, len, path).await?;
+            let known = match &mut cursor {
+                Some(cursor) => cursor.next(len.div_ceil(page_size)).await?,
+                None => Vec::new(),
+            };
+            let first = u32::try_from(offset / page_size as u64).map_err(|_| too_long(file))?;
+            let hasher = self.shelf.keyring.page_hasher(self.shelf.lineage);
+            let compared = file.clone();
+            let compare = move || wrong_pages(&compared, first, &there, len, page_size, &known, &hasher);
+            let wrong = self.shelf.world.compute(compare).await;
+            written += self.rewrite(file, offset, len, wrong, &mut writer, path).await?;
+            offset += len as u64;
+            advance(len as u64);
+        }
+        Output { file: writer, path: path.to_owned() }.end(&self.shelf, file.len).await?;
+        Ok(written)
+    }
+
+    async fn read_existing(&self, file: &Arc<dyn ReadFile>, offset: u64, len: usize, path: &Path) -> Result<Vec<u8>> {
+        let file = file.clone();
+        let read = move || {
+            let mut bytes = vec![0; len];
+            let read = file.read_at(offset, &mut bytes)?;
+            bytes.truncate(read);
+            Ok(bytes)
+        };
+        self.shelf.world.blocking(read).await.map_err(Error::files("read", path))
+    }
+
+    /// Writes the wrong pages of a window.
+    async fn rewrite(
+        &mut self,
+        file: &MapFile,
+        offset: u64,
+        len: usize,
+        wrong: Vec<usize>,
+        writer: &mut Option<Box<dyn WriteFile>>,
+        path: &Path,
+    ) -> Result<u64> {
+        if wrong.is_empty() {
+            return Ok(0);
+        }
+        let page_size = self.map.page_size as usize;
+        let capacity = len.next_multiple_of(page_size);
+        let window = self.window(file, offset, AlignedBuf::with_capacity(capacity)).await?;
+        let mut out = writer.take().expect("a file is written by one caller");
+        let work = move || {
+            let mut written = 0;
+            for page in wrong {
+                let end = ((page + 1) * page_size).min(len);
+                let bytes = &window.as_slice()[page * page_size..end];
+                if let Err(error) = out.write_at(offset + (page * page_size) as u64, bytes) {
+                    return (out, Err(error));
+                }
+                written += bytes.len() as u64;
+            }
+            (out, Ok(written))
+        };
+        let (out, result) = self.shelf.world.blocking(work).await;
+        *writer = Some(out);
+        result.map_err(Error::files("write", path))
     }
 
     /// Fills `buffer` with the bytes of `file` from `offset` on, as far as it has room.
@@ -282,6 +365,10 @@ impl Output {
         let result = shelf.world.blocking(move || file.set_len(len)).await;
         result.map_err(Error::files("write", &self.path))
     }
+}
+
+fn too_long(file: &MapFile) -> Error {
+    Error::damaged(format!("{} is impossibly long", text(&file.path)), "run `asof verify`")
 }
 
 /// A path for a message.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use asof_engine::Result;
 use asof_engine::backup::{self, BackupReport, BackupRequest, Reader, Reading};
 use asof_engine::progress::{Event, Observer, Silent};
-use asof_engine::restore::{self, Plan, RestoreRequest, WriteOptions};
+use asof_engine::restore::{self, Existing, Plan, RestoreRequest, WriteOptions};
 use asof_engine::server::{self, Server as Link};
 use asof_engine::shelf::Shelf;
 use asof_engine::source::{FilesSource, SqlSource};
@@ -101,7 +101,8 @@ impl Protected {
     /// Restores, starts PostgreSQL on it and holds what was replayed against the plan.
     pub(crate) async fn restored(&self, request: &RestoreRequest) -> Server {
         let plan = restore::plan(&self.shelf, request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let options = WriteOptions { jobs: 2, owner: Some(owner_of(self.server.data_dir())) };
+        let options =
+            WriteOptions { existing: Existing::Refuse, jobs: 2, owner: Some(owner_of(self.server.data_dir())) };
         let written = restore::write(&self.shelf, &plan, options, Arc::new(Silent)).await;
         written.unwrap_or_else(|error| panic!("{}", chain(&error)));
         self.started(&plan).await
