@@ -17,6 +17,9 @@ use std::path::PathBuf;
 
 use asof_postgres::client::ErrorKind;
 
+/// The exit code for a missing right or key.
+pub(crate) const DENIED: u8 = 6;
+
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {

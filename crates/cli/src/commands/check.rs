@@ -8,11 +8,8 @@ use serde_json::json;
 
 use crate::args::OneInstance;
 use crate::context::Context;
-use crate::failure::{Failure, Result};
+use crate::failure::{DENIED, Failure, Result};
 use crate::show;
-
-/// The exit code of a right that is missing.
-const DENIED: u8 = 6;
 
 struct Finding {
     what: &'static str,

@@ -13,7 +13,7 @@ use crate::args::{ConnectionForm, InstanceAdd, InstanceCommand, OneInstance};
 use crate::commands::backup;
 use crate::config::{self, InstanceConfig, Loaded, write_durably};
 use crate::context::{Context, conninfo_refused, resolve};
-use crate::failure::{Failure, Result};
+use crate::failure::{DENIED, Failure, Result};
 use crate::show;
 
 pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<()> {
@@ -41,9 +41,19 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     let mut repository = context.repository(&loaded).await?;
     let known = repository.lineage_of(&args.name);
     let mut settings = Settings::parse(&args.pg).map_err(conninfo_refused)?;
+    let mut server = resolve(settings.clone(), context.environment())?;
+    let reached = match context.contact(&server).await {
+        Err(refused) if refused.code() == DENIED && settings.get("password").is_none() && on_a_terminal() => {
+            let asked = format!("Password of {} on {}: ", server.config.user, args.name);
+            let password = rpassword::prompt_password(asked).map_err(Failure::file("read", "the terminal"))?;
+            settings.set("password", password).map_err(conninfo_refused)?;
+            server = resolve(settings.clone(), context.environment())?;
+            context.contact(&server).await
+        }
+        other => other,
+    };
+    let (mut connection, contact) = reached?;
     let password = settings.get("password").map(str::to_owned);
-    let server = resolve(settings.clone(), context.environment())?;
-    let (mut connection, contact) = context.contact(&server).await?;
     if let Some(service) = server::managed_service(&mut connection).await? {
         let what = format!("{} is {service}, which hands out neither its files nor its WAL", connection.server());
         return Err(Failure::refused(what, "only logical backups are possible there; this version of asof makes none"));
@@ -93,6 +103,11 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     );
     anstream::println!("Next: asof backup create {0}; asof wal receive {0}", args.name);
     Ok(())
+}
+
+fn on_a_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal()
 }
 
 fn check_name(name: &str) -> Result<()> {
