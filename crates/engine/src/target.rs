@@ -17,7 +17,7 @@ use asof_world::Timestamp;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 use crate::time;
-use crate::wal::assemble::read_segment;
+use crate::wal::assemble::{read_segment, read_segment_info};
 use crate::wal::shape::WalConstants;
 
 /// What a person asks for.
@@ -130,22 +130,40 @@ pub async fn history_of(shelf: &Shelf, timeline: Timeline) -> Result<TimelineHis
     TimelineHistory::parse(timeline, &content).map_err(|error| Error::damaged(error.to_string(), "run `asof verify`"))
 }
 
-/// The newest timeline that descends from `from`: found by reading the histories that follow it.
-pub async fn newest_timeline(shelf: &Shelf, from: Timeline, position: Lsn) -> Result<Timeline> {
-    let (mut newest, mut candidate) = (from, from.0);
+/// The newest timeline that continues `from` behind `position` and of which WAL is stored behind its fork.
+///
+/// A history is stored before any WAL of its timeline; until that has arrived, the older timeline is all that there is, and
+/// following the new one would lose what is stored of the segment in which they part.
+pub async fn timeline_to_follow(shelf: &Shelf, segment_size: u64, from: Timeline, position: Lsn) -> Result<Timeline> {
+    for history in descendants(shelf, from, position).await?.iter().rev() {
+        let fork = history.ancestors().last().map_or(Lsn(0), |ancestor| ancestor.switch_point);
+        let segment = Lsn(fork.0 / segment_size * segment_size);
+        let stored = read_segment_info(shelf, history.timeline(), segment, segment_size).await?;
+        if stored.iter().any(|info| info.end > fork.0) {
+            return Ok(history.timeline());
+        }
+    }
+    Ok(from)
+}
+
+/// The timelines that continue `from` behind `position`, found by reading the histories that follow it.
+async fn descendants(shelf: &Shelf, from: Timeline, position: Lsn) -> Result<Vec<TimelineHistory>> {
+    let (mut found, mut candidate) = (Vec::new(), from.0);
     // PostgreSQL gives a new timeline the next free number, so numbers have no holes in the histories of one lineage;
     // a few are skipped in case one was never received.
     let mut missing = 0;
     while missing < 4 {
         candidate += 1;
         match history_of(shelf, Timeline(candidate)).await {
-            Ok(history) if history.contains(from, position) => (newest, missing) = (Timeline(candidate), 0),
-            Ok(_) => missing = 0,
+            Ok(history) => {
+                missing = 0;
+                found.extend(history.reaches(from, position).then_some(history));
+            }
             Err(Error::Repository(error)) if error.is_not_found() => missing += 1,
             Err(error) => return Err(error),
         }
     }
-    Ok(newest)
+    Ok(found)
 }
 
 /// What is asked for, and how its border is meant.

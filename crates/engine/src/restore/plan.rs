@@ -16,7 +16,7 @@ use super::pages::{PageWriter, text};
 use crate::backup::Details;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
-use crate::target::{Base, Path, Resolved, Target, Wanted, larger, newest_timeline, resolve};
+use crate::target::{Base, Path, Resolved, Target, Wanted, larger, resolve, timeline_to_follow};
 use crate::time::rfc3339;
 use crate::wal::assemble::read_segment_info;
 use crate::wal::shape::WalConstants;
@@ -156,7 +156,10 @@ async fn plan_from(
     let timeline = match request.timeline {
         Some(timeline) => timeline,
         None if request.wanted.target == Target::Backup => Timeline(backup.timeline),
-        None => newest_timeline(shelf, Timeline(backup.timeline), stop).await?,
+        None => {
+            let size = u64::from(constants.segment_size.bytes());
+            timeline_to_follow(shelf, size, Timeline(backup.timeline), stop).await?
+        }
     };
     let path = Path::to(shelf, constants, timeline).await?;
     if !path.history.reaches(Timeline(backup.timeline), stop) {

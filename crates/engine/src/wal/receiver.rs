@@ -20,7 +20,7 @@ use super::stream::{self, StreamProgress, StreamSettings};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::shelf::Shelf;
-use crate::target::newest_timeline;
+use crate::target::{history_of, timeline_to_follow};
 
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -90,15 +90,13 @@ pub fn begin(stored: Option<StoredEnd>, server: &SystemIdentity, history: &Timel
 pub async fn stored_end(shelf: &Shelf, state: &Lineage, size: u64) -> Result<Option<StoredEnd>> {
     let Some((mut timeline, mut known)) = last_known(state) else { return Ok(None) };
     loop {
-        let end = end_on(shelf, timeline, known, size).await?;
-        let newest = newest_timeline(shelf, timeline, known).await?;
-        let fork = crate::target::history_of(shelf, newest).await?.switch_point(timeline);
-        // A history alone says nothing about WAL: the first segment behind the fork does.
-        let Some(fork) = fork.filter(|_| newest != timeline) else { return Ok(Some(end)) };
-        if end_on(shelf, newest, fork, size).await?.end == fork {
-            return Ok(Some(end));
+        let next = timeline_to_follow(shelf, size, timeline, known).await?;
+        if next == timeline {
+            return Ok(Some(end_on(shelf, timeline, known, size).await?));
         }
-        (timeline, known) = (newest, fork);
+        let history = history_of(shelf, next).await?;
+        known = history.ancestors().last().map_or(known, |ancestor| ancestor.switch_point);
+        timeline = next;
     }
 }
 

@@ -1,0 +1,332 @@
+//! The receiver against real servers that restart, fail over, forget and go back in time.
+
+mod support;
+
+use std::time::Duration;
+
+use asof_engine::restore::{RestoreRequest, plan};
+use asof_engine::target::Target;
+use asof_engine::wal::stream::{Pace, StreamSettings, store_history};
+use asof_postgres::lsn::{Lsn, Timeline};
+use asof_repository::lineage::WalEvent;
+use asof_testkit::{Options, Server, majors};
+use asof_world::Timestamp;
+
+use support::{Protected, Receiver, chain, flushed, lsn, until};
+
+const PACE: Pace = Pace::Every(Duration::from_millis(30));
+
+/// Small segments, and nothing that writes by itself.
+fn small(config: &[&str]) -> Options {
+    let own = ["autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 4MB"];
+    Options { wal_segment_mib: 1, ..Options::with_config(&[&own, config].concat()) }
+}
+
+/// A server with a table of numbers and a backup.
+async fn production(major: u32, options: &Options) -> Protected {
+    let production = Protected::new(major, options).await;
+    production.server.psql("create table rows (n int)");
+    production
+}
+
+fn insert(server: &Server, row: u32) {
+    server.psql(&format!("insert into rows values ({row})"));
+}
+
+fn rows(server: &Server) -> String {
+    server.psql("select string_agg(n::text, ' ' order by n) from rows")
+}
+
+/// The numbers from 1 to `last`, as [`rows`] shows them.
+fn up_to(last: u32) -> String {
+    (1..=last).map(|row| row.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_stopped_and_started_leaves_no_gap_and_meets_no_conflict() {
+    for major in majors() {
+        let mut production = production(major, &small(&[])).await;
+        production.backup("first").await;
+        let mut row = 0;
+        for round in 0..4 {
+            let receiver = production.receiver(if round == 2 { Pace::AtOnce } else { PACE });
+            for _ in 0..3 {
+                row += 1;
+                insert(&production.server, row);
+                receiver.catch_up(&production.server).await;
+            }
+            if round == 1 {
+                production.server.kill();
+                production.server.start();
+                row += 1;
+                insert(&production.server, row);
+                receiver.catch_up(&production.server).await;
+            }
+            if round == 2 {
+                production.server.restart();
+                receiver.catch_up(&production.server).await;
+            }
+            receiver.stop().await;
+            // While nobody receives, the server goes on, past the end of the segment too.
+            row += 1;
+            insert(&production.server, row);
+            production.server.psql(if round % 2 == 0 { "select pg_switch_wal()" } else { "select 1" });
+        }
+        let receiver = production.receiver(PACE);
+        let end = receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        assert!(production.stored_end().await >= (Timeline(1), end));
+        assert!(production.wal_events().await.len() <= 1, "{:?}", production.wal_events().await);
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), up_to(row));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c3_of_two_receivers_one_stores_and_the_other_goes_on_behind_it() {
+    let production = production(15, &small(&[])).await;
+    production.backup("first").await;
+    let other = StreamSettings { slot: "another".to_owned(), ..production.settings(&production.server, Pace::AtOnce) };
+    let receivers = [production.receiver(PACE), Receiver::start(other)];
+    for row in 1..=30 {
+        insert(&production.server, row);
+        if row % 10 == 0 {
+            production.server.psql("select pg_switch_wal()");
+        }
+    }
+    let mut end = Lsn(0);
+    for receiver in &receivers {
+        end = receiver.catch_up(&production.server).await;
+    }
+    for receiver in receivers {
+        receiver.reach(end).await;
+        receiver.stop().await;
+    }
+    assert!(production.stored_end().await >= (Timeline(1), end));
+    let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+    assert_eq!(rows(&restored), up_to(30));
+}
+
+/// Writes more than the server keeps without a slot, and returns a commit in the middle: its number, time and position.
+fn write_past_what_is_kept(server: &Server) -> (u32, Timestamp, Lsn) {
+    let mut middle = None;
+    for round in 0..20 {
+        let sql = "insert into rows values (1000); select pg_switch_wal()";
+        server.psql(sql);
+        if round == 10 {
+            let printed = server.psql(
+                "begin; insert into rows values (1001); select pg_current_xact_id()::text::bigint % 4294967296; commit; \
+                 select (extract(epoch from clock_timestamp()) * 1000000)::bigint, pg_current_wal_insert_lsn()",
+            );
+            let words: Vec<&str> = printed.split(['\n', '|']).collect();
+            let [xid, time, at] = words[..] else { panic!("three words: {printed}") };
+            let (xid, time) = (xid.parse().expect("an xid"), time.parse().expect("microseconds"));
+            middle = Some((xid, Timestamp(time), at.parse().expect("an LSN")));
+        }
+    }
+    server.psql("checkpoint");
+    middle.expect("ten rounds were made")
+}
+
+fn has_segment(server: &Server, at: Lsn) -> bool {
+    let sql = format!("select count(*) from pg_ls_waldir() where name = pg_walfile_name('{}')", Lsn(at.0 + 1));
+    server.psql(&sql) != "0"
+}
+
+/// WAL is gone before it was received: that is recorded, nothing in it can be restored, and a new backup makes good.
+async fn check_gap(production: Protected, lose: impl AsyncFnOnce(&Server, &str)) {
+    production.backup("first").await;
+    let receiver = production.receiver(PACE);
+    insert(&production.server, 1);
+    let end = receiver.catch_up(&production.server).await;
+    receiver.stop().await;
+    let (_, stored) = production.stored_end().await;
+    let slot = production.settings(&production.server, PACE).slot;
+    lose(&production.server, &slot).await;
+    let (xid, time, at) = write_past_what_is_kept(&production.server);
+    assert!(!has_segment(&production.server, stored), "the server still has {stored}");
+    let receiver = production.receiver(PACE);
+    let behind = receiver.catch_up(&production.server).await;
+    let events = production.wal_events().await;
+    let gaps: Vec<(Lsn, Lsn)> = events.iter().filter_map(gap).collect();
+    let [(from, to)] = gaps[..] else { panic!("one gap: {events:?}") };
+    assert!(from >= end && from == stored && from < at && at < to && to < behind, "{from} {at} {to} {behind}");
+    for target in [Target::Xid(xid), Target::Time(time), Target::Lsn(at), Target::Lsn(to)] {
+        let refusal = production.refusal(target).await;
+        assert!(refusal.contains(&stored.to_string()) || refusal.contains("latest restorable time"), "{refusal}");
+    }
+    let latest = production.restored(&production.wanted(Target::Latest, true)).await;
+    assert_eq!(rows(&latest), up_to(1));
+    production.backup("second").await;
+    insert(&production.server, 2);
+    receiver.catch_up(&production.server).await;
+    receiver.stop().await;
+    for target in [Target::Xid(xid), Target::Lsn(at)] {
+        production.refusal(target).await;
+    }
+    let latest = production.restored(&production.wanted(Target::Latest, true)).await;
+    assert_eq!(rows(&latest), rows(&production.server));
+}
+
+fn gap(event: &WalEvent) -> Option<(Lsn, Lsn)> {
+    match event {
+        WalEvent::Gap { from, to, .. } => Some((Lsn(*from), Lsn(*to))),
+        _ => None,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c11_wal_that_is_gone_before_it_was_received_is_a_recorded_gap_that_no_target_may_lie_in() {
+    for major in majors() {
+        let production = production(major, &small(&[])).await;
+        check_gap(production, async |server, slot| {
+            server.psql(&format!("select pg_drop_replication_slot('{slot}')"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c5_a_slot_that_the_server_gave_up_is_made_again_and_leaves_a_recorded_gap() {
+    for major in majors() {
+        let production = production(major, &small(&["max_slot_wal_keep_size = 2MB"])).await;
+        check_gap(production, async |_, _| {}).await;
+    }
+}
+
+/// A standby of the server, that has replayed everything.
+async fn standby(production: &Protected) -> Server {
+    let copy = production.work.path().join("standby");
+    let mut basebackup = production.server.tool("pg_basebackup");
+    let made =
+        basebackup.args(["-c", "fast", "-R", "-X", "stream", "-D"]).arg(&copy).status().expect("pg_basebackup runs");
+    assert!(made.success());
+    let mut standby = Server::adopt(production.server.major(), &copy);
+    standby.start();
+    follow(production, &standby).await;
+    standby
+}
+
+/// Waits until the standby has replayed all that the primary wrote.
+async fn follow(production: &Protected, standby: &Server) {
+    let flushed = flushed(&production.server);
+    let replayed = || lsn(standby, "select coalesce(pg_last_wal_replay_lsn(), '0/0')");
+    until(&production.world, "the standby", || replayed() >= flushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switchover_that_loses_nothing_is_followed_without_a_tail() {
+    for major in majors() {
+        let mut production = production(major, &small(&[])).await;
+        let mut standby = standby(&production).await;
+        production.backup("first").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 1);
+        receiver.catch_up(&production.server).await;
+        follow(&production, &standby).await;
+        // It ends when both have everything, the shutdown checkpoint too.
+        production.server.stop();
+        receiver.stop().await;
+        standby.psql("select pg_promote()");
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        insert(&standby, 2);
+        standby.psql("select pg_switch_wal()");
+        insert(&standby, 3);
+        receiver.catch_up(&standby).await;
+        receiver.stop().await;
+        let (timeline, _) = production.stored_end().await;
+        assert_eq!(timeline, Timeline(2));
+        let events = production.wal_events().await;
+        assert!(!events.iter().any(|event| matches!(event, WalEvent::Gap { .. })), "{events:?}");
+        assert!(!events.iter().any(|event| matches!(event, WalEvent::Switched { at, durable, .. } if at < durable)));
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), up_to(3));
+        // And again: a receiver goes on with what the new primary writes.
+        standby.restart();
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        insert(&standby, 4);
+        receiver.catch_up(&standby).await;
+        receiver.stop().await;
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), up_to(4));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c11_what_a_failover_left_behind_is_a_recorded_tail_that_stays_restorable() {
+    for major in majors() {
+        let mut production = production(major, &small(&[])).await;
+        let mut standby = standby(&production).await;
+        production.backup("first").await;
+        insert(&production.server, 1);
+        follow(&production, &standby).await;
+        standby.stop();
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 2);
+        production.server.psql("select pg_switch_wal()");
+        insert(&production.server, 3);
+        let durable = receiver.catch_up(&production.server).await;
+        production.server.kill();
+        receiver.stop().await;
+        standby.start();
+        standby.psql("select pg_promote()");
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        insert(&standby, 10);
+        receiver.catch_up(&standby).await;
+        assert!(receiver.said("a failover left WAL"));
+        receiver.stop().await;
+
+        let events = production.wal_events().await;
+        let tails: Vec<_> = events.iter().filter(|event| matches!(event, WalEvent::Switched { .. })).collect();
+        let [WalEvent::Switched { from: 1, to: 2, at, durable: recorded }] = tails[..] else { panic!("{events:?}") };
+        assert!(*at < durable.0 && *recorded >= durable.0, "{events:?}");
+        let latest = production.wanted(Target::Latest, true);
+        assert_eq!(rows(&production.restored(&latest).await), "1 10");
+        let tail = RestoreRequest { timeline: Some(Timeline(1)), ..production.wanted(Target::Latest, true) };
+        assert_eq!(rows(&production.restored(&tail).await), up_to(3));
+        // Started once more, the receiver has nothing to record.
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        insert(&standby, 11);
+        receiver.catch_up(&standby).await;
+        receiver.stop().await;
+        assert_eq!(production.wal_events().await, events);
+        let latest = production.wanted(Target::Latest, true);
+        assert_eq!(rows(&production.restored(&latest).await), "1 10 11");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_d5_a_timeline_of_which_only_the_history_is_stored_is_not_followed_yet() {
+    let production = production(15, &small(&[])).await;
+    production.backup("first").await;
+    let receiver = production.receiver(PACE);
+    insert(&production.server, 1);
+    let end = receiver.catch_up(&production.server).await;
+    receiver.stop().await;
+    // The receiver stores a history before any WAL behind it; here it gets no further.
+    let history = format!("1\t{end}\tno recovery target specified\n");
+    store_history(&production.shelf, Timeline(2), history.as_bytes()).await.expect("is stored");
+    let latest = production.wanted(Target::Latest, true);
+    let found = plan(&production.shelf, &latest).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!((found.resolved.timeline, found.resolved.end), (Timeline(1), production.stored_end().await.1));
+    assert_eq!(rows(&production.restored(&latest).await), up_to(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c8_segments_of_other_sizes_make_the_full_cycle() {
+    for wal_segment_mib in [1, 64] {
+        let options = Options { wal_segment_mib, ..small(&["max_wal_size = 256MB", "min_wal_size = 128MB"]) };
+        let production = production(15, &options).await;
+        let receiver = production.receiver(PACE);
+        production.backup("first").await;
+        insert(&production.server, 1);
+        production.server.psql("select pg_switch_wal()");
+        insert(&production.server, 2);
+        let end = receiver.catch_up(&production.server).await;
+        insert(&production.server, 3);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        assert_eq!(rows(&production.restored(&production.wanted(Target::Lsn(end), false)).await), up_to(2));
+        assert_eq!(rows(&production.restored(&production.wanted(Target::Latest, true)).await), up_to(3));
+    }
+}
