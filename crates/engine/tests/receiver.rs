@@ -12,7 +12,7 @@ use asof_repository::lineage::WalEvent;
 use asof_testkit::{Options, Server, majors};
 use asof_world::Timestamp;
 
-use support::{Protected, Receiver, chain, flushed, lsn, until};
+use support::{Protected, Receiver, chain, copy_of, flushed, lsn, until};
 
 const PACE: Pace = Pace::Every(Duration::from_millis(30));
 
@@ -310,6 +310,41 @@ async fn hz_d5_a_timeline_of_which_only_the_history_is_stored_is_not_followed_ye
     let found = plan(&production.shelf, &latest).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!((found.resolved.timeline, found.resolved.end), (Timeline(1), production.stored_end().await.1));
     assert_eq!(rows(&production.restored(&latest).await), up_to(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_was_rolled_back_is_refused_before_anything_is_stored() {
+    for major in majors() {
+        let mut production = production(major, &small(&[])).await;
+        insert(&production.server, 1);
+        production.server.stop();
+        let old = copy_of(production.server.data_dir(), &production.work.path().join("old"));
+        production.server.start();
+        production.backup("first").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 2);
+        production.server.psql("select pg_switch_wal()");
+        insert(&production.server, 3);
+        receiver.catch_up(&production.server).await;
+        production.server.stop();
+        receiver.stop().await;
+        let stored = production.stored_end().await;
+
+        let mut rolled_back = Server::adopt(major, &old);
+        rolled_back.start();
+        let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
+        assert!(why.contains(&format!("behind {}, which is stored: it was rolled back", stored.1)), "{why}");
+        // Once it has written past what is stored, only the content tells.
+        for row in 100..110 {
+            insert(&rolled_back, row);
+            rolled_back.psql("select pg_switch_wal()");
+        }
+        assert!(flushed(&rolled_back) > stored.1);
+        let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
+        assert!(why.contains("stored with other content: two servers write timeline 1"), "{why}");
+        assert_eq!(production.stored_end().await, stored);
+        assert_eq!(rows(&production.restored(&production.wanted(Target::Latest, true)).await), up_to(3));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

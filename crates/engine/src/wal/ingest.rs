@@ -121,6 +121,7 @@ impl Ingest {
 
     async fn end_segment(&mut self) -> Result<()> {
         let end = self.received();
+        self.compare_chunks().await?;
         let name = Name::WalSegment(self.position(self.segment));
         let plain = self.part(self.segment, end);
         if self.store(name, plain, end).await? == Created::Exists {
@@ -133,6 +134,21 @@ impl Ingest {
         self.stored = end;
         self.bytes.clear();
         self.marks.clear();
+        Ok(())
+    }
+
+    /// A segment supersedes the chunks of its range, so those that we did not store must say the same: they may be ours from
+    /// before a restart, and the server may have been rolled back since (rule 5).
+    async fn compare_chunks(&mut self) -> Result<()> {
+        while self.stored < self.received() {
+            let name = Name::WalChunk(self.position(self.stored));
+            match self.foreign_end(name).await {
+                Ok(Some(end)) => self.stored = end,
+                Ok(None) => return Err(self.conflict(name)),
+                Err(Error::Repository(error)) if error.is_not_found() => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
         Ok(())
     }
 
