@@ -164,6 +164,10 @@ fn make_reachable(directory: &Path, user: &ServerUser) -> Result<()> {
 }
 
 async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, args: &Restore) -> Result<()> {
+    // Directories above that are missing become ordinary ones: whoever will own the files must get through them.
+    if let Some(above) = plan.destination.parent() {
+        std::fs::create_dir_all(above).map_err(Failure::file("create", above))?;
+    }
     let user = restore::file_owner(&instance.shelf, plan, args.user.as_deref()).await?;
     let owner = user.switch.then_some(user.owner);
     let bar = context.bar();
