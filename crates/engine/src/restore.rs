@@ -20,7 +20,7 @@ use asof_postgres::names::segment_name;
 use asof_repository::lineage::Lineage;
 use asof_repository::map::{MapFile, PageMap, read_map};
 use asof_repository::wal::read_history;
-use asof_world::{FileKind, Owner, WriteMode, create_dir_durable};
+use asof_world::{FileKind, Owner, WriteMode, create_dir_durable, planted};
 
 use crate::backup::known::KnownPages;
 use crate::error::{Error, Result};
@@ -99,16 +99,15 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
     observer.event(Event::Phase("placing WAL"));
     written.segments = place_wal(&target, plan, options.jobs).await?;
     target.small_file("backup_label", plan.details.backup_label.as_bytes()).await?;
+    if planted("e6") {
+        target.control(&map).await?;
+    }
     target.settings(plan, &map).await?;
     observer.event(Event::Phase("making it durable"));
     target.sync().await?;
-    let control = map
-        .file(CONTROL_FILE)
-        .ok_or_else(|| Error::damaged("the backup has no pg_control", "run `asof verify`; choose another backup"))?;
-    let bytes = PageWriter::new(shelf.clone(), map.clone()).read(control, 1 << 16).await?;
-    let poisoned = control::with_poisoned_checkpoint(&bytes)
-        .map_err(|error| Error::damaged(format!("the backup's pg_control: {error}"), "run `asof verify`"))?;
-    target.small_file("global/pg_control", &poisoned).await?;
+    if !planted("e6") {
+        target.control(&map).await?;
+    }
     target.sync().await?;
     target.release().await?;
     Ok(written)
@@ -135,7 +134,7 @@ impl Target {
             create_dir_durable(files, &target.root, 0o700).map_err(Error::files("create", &target.root))?;
             let entries = files.list(&target.root).map_err(Error::files("list", &target.root))?;
             let ours = entries.iter().any(|entry| entry.name == MARKER);
-            if !entries.is_empty() && !ours {
+            if !entries.is_empty() && !ours && !planted("e5") {
                 let what = format!("{} is not empty", target.root.display());
                 return Err(Error::refused(what, "give a directory that does not exist yet"));
             }
@@ -231,6 +230,17 @@ impl Target {
     async fn small_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let (path, bytes) = (self.root.join(name), bytes.to_vec());
         self.blocking(move |target| target.create(&path, &bytes)).await
+    }
+
+    /// `pg_control`, whose checkpoint nobody can start from.
+    async fn control(&self, map: &Arc<PageMap>) -> Result<()> {
+        let control = map.file(CONTROL_FILE).ok_or_else(|| {
+            Error::damaged("the backup has no pg_control", "run `asof verify`; choose another backup")
+        })?;
+        let bytes = PageWriter::new(self.shelf.clone(), map.clone()).read(control, 1 << 16).await?;
+        let poisoned = control::with_poisoned_checkpoint(&bytes)
+            .map_err(|error| Error::damaged(format!("the backup's pg_control: {error}"), "run `asof verify`"))?;
+        self.small_file("global/pg_control", &poisoned).await
     }
 
     /// The settings that recovery needs and that keep the restored instance away from production, behind whatever

@@ -12,7 +12,7 @@ use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::wal::{Decoded, Event, Prepared, StopReason, WalDecoder};
 use asof_repository::wal::read_history;
-use asof_world::Timestamp;
+use asof_world::{Timestamp, planted};
 
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
@@ -157,7 +157,7 @@ async fn descendants(shelf: &Shelf, from: Timeline, position: Lsn) -> Result<Vec
         match history_of(shelf, Timeline(candidate)).await {
             Ok(history) => {
                 missing = 0;
-                found.extend(history.reaches(from, position).then_some(history));
+                found.extend((history.reaches(from, position) || planted("d5")).then_some(history));
             }
             Err(Error::Repository(error)) if error.is_not_found() => missing += 1,
             Err(error) => return Err(error),
@@ -351,7 +351,7 @@ impl<'a> Walk<'a> {
     }
 
     fn judge(&self, start: Lsn, event: &Event) -> Verdict {
-        let inclusive = self.wanted.inclusive;
+        let inclusive = self.wanted.inclusive || planted("e4");
         match (&self.wanted.target, event) {
             (Target::Backup, _) if start >= self.stop => Verdict::Behind,
             (Target::Time(_), Event::TransactionEnd(end)) => {
@@ -386,7 +386,7 @@ impl<'a> Walk<'a> {
             let what = format!("no WAL is stored from which {target} could be reached");
             return Err(Error::refused(what, "see the recovery window with `asof status`"));
         };
-        if end < self.stop {
+        if end < self.stop && !planted("e2") {
             return Err(self.too_early(end));
         }
         if let Some(at) = self.minimal {

@@ -19,6 +19,7 @@ pub fn compact(time: Timestamp) -> String {
 pub fn parse(text: &str) -> Result<Timestamp, String> {
     match text.trim().parse::<jiff::Timestamp>() {
         Ok(time) => Ok(Timestamp(time.as_microsecond())),
+        Err(_) if asof_world::planted("e3") => parse(&format!("{text}Z")),
         Err(_) if text.trim().parse::<jiff::civil::DateTime>().is_ok() => Err(format!(
             "\"{text}\" has no time zone; write it with an offset, such as {}Z or {}+02:00",
             text.trim(),

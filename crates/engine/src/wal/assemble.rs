@@ -6,6 +6,7 @@
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_repository::names::{Name, WalPosition};
 use asof_repository::wal::{StoredWal, WalInfo, read_wal, read_wal_index};
+use asof_world::planted;
 
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
@@ -31,15 +32,18 @@ pub async fn read_segment(shelf: &Shelf, timeline: Timeline, start: Lsn, size: u
     let whole = Name::WalSegment(position(shelf, timeline, start));
     match read_wal(shelf.store.as_ref(), &shelf.keyring, &shelf.signers, whole).await {
         Ok((_, bytes)) => return Ok(Some(Segment { start, bytes })),
-        Err(error) if error.is_not_found() => {}
+        Err(error) if error.is_not_found() || planted("e1") => {}
         Err(error) => return Err(error.into()),
+    }
+    if planted("c6") {
+        return Ok(None);
     }
     let mut segment = Segment { start, bytes: Vec::new() };
     while (segment.bytes.len() as u64) < size {
         let name = Name::WalChunk(position(shelf, timeline, segment.end()));
         match read_wal(shelf.store.as_ref(), &shelf.keyring, &shelf.signers, name).await {
             Ok((_, bytes)) => segment.bytes.extend_from_slice(&bytes),
-            Err(error) if error.is_not_found() => break,
+            Err(error) if error.is_not_found() || planted("e1") => break,
             Err(error) => return Err(error.into()),
         }
     }

@@ -5,4 +5,5 @@
 #![allow(clippy::disallowed_methods, reason = "the tests look at real files behind the engine's back")]
 
 mod backup;
+mod restore;
 mod stage;
