@@ -73,7 +73,9 @@ pub enum Begin {
 pub fn begin(stored: Option<StoredEnd>, server: &SystemIdentity, history: &TimelineHistory, kept: Lsn) -> Begin {
     let Some(stored) = stored else { return Begin::Fresh { timeline: server.timeline, at: kept } };
     match history.switch_point(stored.timeline) {
-        Some(fork) if fork < stored.end => Begin::Tail { stored, timeline: server.timeline, fork },
+        Some(fork) if fork < stored.end && !asof_world::planted("c11") => {
+            Begin::Tail { stored, timeline: server.timeline, fork }
+        }
         None if stored.timeline == server.timeline && server.xlogpos < stored.end => {
             Begin::RolledBack { stored, server: server.xlogpos }
         }

@@ -43,12 +43,13 @@ impl WalConstants {
         let bad = |name: &str| Error::damaged(format!("the lineage does not record its {name}"), "update asof");
         let number = |name: &str| facts.get(name).and_then(Value::as_u64).ok_or_else(|| bad(name));
         let identifier = facts.get("system_identifier").and_then(Value::as_str).and_then(|text| text.parse().ok());
+        let segment_size = if asof_world::planted("c8") { 16 << 20 } else { number("wal_segment_size")? };
         let block = |name: &str| BlockSize::new(number(name)?).map_err(|_| bad(name));
         let major = u32::try_from(number("major")?).ok().and_then(Major::from_number);
         Ok(Self {
             major: major.ok_or_else(|| bad("major"))?,
             system_identifier: identifier.ok_or_else(|| bad("system_identifier"))?,
-            segment_size: WalSegmentSize::new(number("wal_segment_size")?).map_err(|_| bad("wal_segment_size"))?,
+            segment_size: WalSegmentSize::new(segment_size).map_err(|_| bad("wal_segment_size"))?,
             wal_block_size: block("wal_block_size")?,
             block_size: block("block_size")?,
         })

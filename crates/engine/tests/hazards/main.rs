@@ -7,3 +7,4 @@
 mod backup;
 mod restore;
 mod stage;
+mod wal;
