@@ -6,7 +6,7 @@ use asof_postgres::client::{Connection, Mode};
 use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::control::ControlFile;
 use asof_postgres::version::Major;
-use asof_world::World;
+use asof_world::{World, planted};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -151,6 +151,9 @@ pub fn facts(control: &ControlFile) -> BTreeMap<String, Value> {
 pub fn check_facts(instance: &str, recorded: &BTreeMap<String, Value>, found: &BTreeMap<String, Value>) -> Result<()> {
     for (name, value) in recorded {
         let Some(now) = found.get(name).filter(|now| *now != value) else { continue };
+        if planted("d1") || (planted("d4") && name != "system_identifier") {
+            continue;
+        }
         let what =
             format!("this is not the server that was registered as {instance}: its {name} is {now}, not {value}");
         return Err(Error::refused(what, "register it under a name of its own with `asof instance add`"));

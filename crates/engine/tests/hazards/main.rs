@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tests look at real files behind the engine's back")]
 
 mod backup;
+mod identity;
 mod restore;
 mod stage;
 mod wal;
