@@ -444,6 +444,30 @@ fn a_restore_onto_something_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_restored_instance_is_where_the_restore_says_and_leaves_a_final_snapshot() {
+    let (desk, server) = protected();
+    let printed = desk.done(&format!("restore --latest --as copy --bindir {}", server.bin_dir().display()));
+    let line = |name: &str| printed.lines().find_map(|line| line.trim().strip_prefix(name)).expect("a line").trim();
+    assert!(fs::read_to_string(line("log ")).is_ok_and(|log| log.contains("ready to accept connections")), "{printed}");
+    let port = json(&desk.done("instance show copy --json"))["port"].to_string();
+    let socket =
+        Path::new(line("psql ").split(' ').nth(2).expect("psql -h DIRECTORY")).join(format!(".s.PGSQL.{port}"));
+    assert!(socket.exists(), "{printed}");
+    assert_eq!(desk.done("instance connection copy"), format!("postgresql://postgres@localhost:{port}/postgres\n"));
+    for words in ["instance stop copy", "instance stop copy", "instance start copy"] {
+        desk.done(words);
+    }
+    desk.refused("instance start copy", 3, &["runs", "already"]);
+    desk.refused("instance remove copy", 3, &["asof instance destroy copy"]);
+    desk.refused("instance destroy copy", 3, &["nothing was destroyed", "--yes"]);
+    desk.done("instance destroy copy --yes");
+    assert!(!desk.path("instances/copy/data").exists() && !desk.read("asof.toml").contains("copy"));
+    desk.write("asof.toml", &(desk.read("asof.toml") + "\n[instances.copy]\n"));
+    assert!(desk.done("backup list copy").contains("copy-final-"));
+    desk.done("restore copy --latest --dry-run");
+}
+
+#[test]
 fn the_owner_of_restored_files_gets_through_the_directories_above_them() {
     let (desk, _server) = protected();
     desk.done("restore --latest --to new/deep/restored");

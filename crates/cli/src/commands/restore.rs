@@ -141,7 +141,7 @@ async fn into_instance(
         made.port,
         made.role
     );
-    anstream::println!("  log       {}", made.run_directory.join("postgres.log").display());
+    anstream::println!("  log       {}", made.run_directory.join("log").display());
     anstream::println!(
         "  isolated from production: {} settings are overridden (`asof instance show {name}`)",
         made.overrides.len()
