@@ -195,7 +195,7 @@ impl Target {
         confined(&self.root, path).ok_or_else(|| {
             Error::damaged(
                 format!("the backup names a file {:?} outside of its directory", text(path)),
-                "run `asof verify`",
+                "choose another backup, and look at the disk of the repository",
             )
         })
     }
@@ -235,11 +235,18 @@ impl Target {
     /// `pg_control`, whose checkpoint nobody can start from.
     async fn control(&self, map: &Arc<PageMap>) -> Result<()> {
         let control = map.file(CONTROL_FILE).ok_or_else(|| {
-            Error::damaged("the backup has no pg_control", "run `asof verify`; choose another backup")
+            Error::damaged(
+                "the backup has no pg_control",
+                "choose another backup, and look at the disk of the repository",
+            )
         })?;
         let bytes = PageWriter::new(self.shelf.clone(), map.clone()).read(control, 1 << 16).await?;
-        let poisoned = control::with_poisoned_checkpoint(&bytes)
-            .map_err(|error| Error::damaged(format!("the backup's pg_control: {error}"), "run `asof verify`"))?;
+        let poisoned = control::with_poisoned_checkpoint(&bytes).map_err(|error| {
+            Error::damaged(
+                format!("the backup's pg_control: {error}"),
+                "choose another backup, and look at the disk of the repository",
+            )
+        })?;
         self.small_file("global/pg_control", &poisoned).await
     }
 

@@ -127,7 +127,9 @@ pub async fn history_of(shelf: &Shelf, timeline: Timeline) -> Result<TimelineHis
     }
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
     let content = read_history(store.as_ref(), keyring, signers, *lineage, timeline.0).await?;
-    TimelineHistory::parse(timeline, &content).map_err(|error| Error::damaged(error.to_string(), "run `asof verify`"))
+    TimelineHistory::parse(timeline, &content).map_err(|error| {
+        Error::damaged(error.to_string(), "choose another backup, and look at the disk of the repository")
+    })
 }
 
 /// The newest timeline that continues `from` behind `position` and of which WAL is stored behind its fork.
@@ -259,7 +261,9 @@ impl<'a> Walk<'a> {
 
     async fn run(&mut self, first: Lsn) -> Result<()> {
         let shape = self.path.constants.shape(self.path.history.clone());
-        let damaged = |error: asof_postgres::wal::StartError| Error::damaged(error.to_string(), "run `asof verify`");
+        let damaged = |error: asof_postgres::wal::StartError| {
+            Error::damaged(error.to_string(), "choose another backup, and look at the disk of the repository")
+        };
         let mut decoder = WalDecoder::new(shape, first).map_err(damaged)?;
         let mut at = first;
         loop {

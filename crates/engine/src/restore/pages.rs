@@ -86,7 +86,10 @@ impl PageWriter {
     /// Reads a whole small file into memory.
     pub(crate) async fn read(&mut self, file: &MapFile, limit: u64) -> Result<Vec<u8>> {
         if file.len > limit {
-            return Err(Error::damaged(format!("{} is impossibly long", text(&file.path)), "run `asof verify`"));
+            return Err(Error::damaged(
+                format!("{} is impossibly long", text(&file.path)),
+                "choose another backup, and look at the disk of the repository",
+            ));
         }
         let page_size = self.map.page_size as usize;
         let len = usize::try_from(file.len).expect("it was compared with a small limit").next_multiple_of(page_size);
@@ -319,7 +322,10 @@ fn open_frames(sealed: Vec<Sealed>, mut buffer: AlignedBuf, page_size: usize) ->
             let from = slot * page_size;
             let page = plain.get(from..(from + page_size).min(plain.len())).filter(|page| !page.is_empty());
             let page = page.ok_or_else(|| {
-                Error::damaged(format!("frame {} has fewer pages than the map says", frame.number), "run `asof verify`")
+                Error::damaged(
+                    format!("frame {} has fewer pages than the map says", frame.number),
+                    "choose another backup, and look at the disk of the repository",
+                )
             })?;
             let room = buffer.len() - to * page_size;
             let len = page.len().min(room);
@@ -368,7 +374,10 @@ impl Output {
 }
 
 fn too_long(file: &MapFile) -> Error {
-    Error::damaged(format!("{} is impossibly long", text(&file.path)), "run `asof verify`")
+    Error::damaged(
+        format!("{} is impossibly long", text(&file.path)),
+        "choose another backup, and look at the disk of the repository",
+    )
 }
 
 /// A path for a message.

@@ -205,7 +205,10 @@ async fn prepared_in(shelf: &Shelf, backup: &Backup, major: Major) -> Result<Vec
     for file in map.files.iter().filter(|file| file.path.starts_with(b"pg_twophase/")) {
         let bytes = pages.read(file, MAX_STATE_BYTES).await?;
         let state = Prepared::from_state_file(&bytes, major).ok_or_else(|| {
-            Error::damaged(format!("{} of backup {} is malformed", text(&file.path), backup.name), "run `asof verify`")
+            Error::damaged(
+                format!("{} of backup {} is malformed", text(&file.path), backup.name),
+                "choose another backup, and look at the disk of the repository",
+            )
         })?;
         prepared.push(state);
     }

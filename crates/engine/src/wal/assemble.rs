@@ -50,7 +50,7 @@ pub async fn read_segment(shelf: &Shelf, timeline: Timeline, start: Lsn, size: u
     if segment.bytes.len() as u64 > size {
         return Err(Error::damaged(
             format!("the chunks of segment {start} are longer than a segment"),
-            "run `asof verify`",
+            "choose another backup, and look at the disk of the repository",
         ));
     }
     Ok((!segment.bytes.is_empty()).then_some(segment))
