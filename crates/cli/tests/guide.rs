@@ -297,9 +297,14 @@ impl Drop for Guide {
     }
 }
 
-/// The server of the pages: passwords over TCP, as a container and a remote server have them.
+/// The server of the pages. Over TCP it wants passwords, and lets nobody replicate but the role `asof`: as a container's
+/// server and a remote one do in the first page.
 fn server() -> Server {
-    let hba = ["host all all 127.0.0.1/32 scram-sha-256", "host replication all 127.0.0.1/32 scram-sha-256"];
+    let hba = [
+        "host all all 127.0.0.1/32 scram-sha-256",
+        "host replication asof 127.0.0.1/32 scram-sha-256",
+        "host replication all 127.0.0.1/32 reject",
+    ];
     // The newest of the run; `password_encryption` is md5 before 14.
     let major = *majors().last().expect("a run has a major");
     let options = Options {
