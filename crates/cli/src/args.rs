@@ -312,6 +312,9 @@ pub(crate) struct Restore {
     /// does not have is removed.
     #[arg(long, requires = "to")]
     pub(crate) delta: bool,
+    /// Do not ask before --delta removes what the backup does not have.
+    #[arg(long, requires = "delta")]
+    pub(crate) yes: bool,
     /// Where the new instance keeps its files [default: beside the configuration].
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) directory: Option<PathBuf>,

@@ -18,6 +18,7 @@ use failure::Result;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    end_quietly_when_nobody_reads();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads can be started");
     match runtime.block_on(run(cli)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -26,6 +27,19 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code())
         }
     }
+}
+
+/// `asof … | head` closes our output: that is no failure of ours, and nothing to write a report about.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.contains("Broken pipe") {
+            // What a shell says of a program that SIGPIPE ended.
+            std::process::exit(141);
+        }
+        usual(panic);
+    }));
 }
 
 async fn run(cli: Cli) -> Result<()> {

@@ -291,7 +291,7 @@ impl Attempt<'_> {
     /// Slot first, then the stream, before the backup is started: no WAL can be missed (rule 15).
     async fn stream_wal(&self, session: &mut Session) -> Result<Arc<StreamProgress>> {
         let slot = format!("asof_backup_{}", &self.attempt.to_string()[..12]);
-        let mut feed = Feed::open(self.server).await?;
+        let mut feed = Feed::open(&self.server.known_as("asof-backup")).await?;
         if let Some(remark) = feed.remark(&self.server.config.user) {
             self.observer.event(Event::Note(remark));
         }

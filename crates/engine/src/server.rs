@@ -40,6 +40,14 @@ pub struct Contact {
 }
 
 impl Server {
+    /// The same server, to which we are known as `name`: only the receiver may count as the standby that commits wait for.
+    #[must_use]
+    pub fn known_as(&self, name: &str) -> Self {
+        let mut server = self.clone();
+        server.config.application_name = Some(name.to_owned());
+        server
+    }
+
     /// Opens a connection for SQL that no setting of role or database ends early.
     pub async fn connect(&self) -> Result<Connection> {
         let mut connection = Connection::connect(&self.config, Mode::Sql, &self.environment).await?;
@@ -60,6 +68,12 @@ impl Server {
     pub async fn connect_replication(&self) -> Result<Connection> {
         Ok(Connection::connect(&self.config, Mode::Replication, &self.environment).await?)
     }
+}
+
+/// The system identifier of the server behind a connection, to hold the files against; `None` when it may not be asked.
+pub async fn system_identifier(connection: &mut Connection) -> Option<u64> {
+    let row = connection.query_one("SELECT system_identifier FROM pg_control_system()").await.ok()?;
+    row.parse_required::<i64>(0).ok().map(i64::cast_unsigned)
 }
 
 /// A backup ends with its session; behind a pooler, sessions are not ours (rule 12).

@@ -58,6 +58,7 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
         let what = format!("{} is {service}, which hands out neither its files nor its WAL", connection.server());
         return Err(Failure::refused(what, "only logical backups are possible there; this version of asof makes none"));
     }
+    let identifier = server::system_identifier(&mut connection).await;
     connection.close().await;
     let data_directory = match args.by_sql {
         true => None,
@@ -66,6 +67,12 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     let mut config = InstanceConfig { data_directory: data_directory.clone(), ..InstanceConfig::default() };
     let reader = context.reader(&config, &server, &contact).await?;
     let (_, control) = server::read_control(&context.world, reader.source.as_ref()).await?;
+    if let (Some(identifier), Some(directory)) = (identifier, &data_directory)
+        && identifier != control.system_identifier
+    {
+        let what = format!("{} belongs to another server than the connection", directory.display());
+        return Err(Failure::refused(what, "give the data directory of this server, or --by-sql"));
+    }
     let facts = server::facts(&control);
     match known {
         Some(lineage) => {
@@ -327,7 +334,7 @@ async fn destroy(context: &Context, name: &str, no_final_snapshot: bool, yes: bo
     Ok(())
 }
 
-fn confirmed(what: &str, name: &str) -> Result<bool> {
+pub(crate) fn confirmed(what: &str, name: &str) -> Result<bool> {
     anstream::eprint!("{what} Type its name to go on: ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).map_err(Failure::file("read", "standard input"))?;

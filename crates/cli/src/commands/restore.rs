@@ -10,6 +10,7 @@ use asof_postgres::lsn::{Lsn, Timeline};
 use serde_json::{Value, json};
 
 use crate::args::{Restore, TargetArgs};
+use crate::commands::instance::confirmed;
 use crate::config::{self, Loaded};
 use crate::context::{Context, Instance, variable};
 use crate::failure::{Failure, Result};
@@ -41,8 +42,18 @@ pub(crate) async fn run(context: &Context, args: Restore) -> Result<()> {
     if args.dry_run || !args.json {
         print_plan(&plan, args.json);
     }
+    if args.delta {
+        let place = plan.destination.display();
+        anstream::eprintln!("--delta makes {place} equal to the backup and removes whatever else lies in it");
+    }
     if args.dry_run {
         return Ok(());
+    }
+    if args.delta && !args.yes {
+        let name = plan.destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if !confirmed("This cannot be undone.", &name)? {
+            return Err(Failure::refused("nothing was changed", "type the name of the directory, or give --yes"));
+        }
     }
     match &args.as_instance {
         Some(name) => into_instance(context, &loaded, &instance, &plan, &args, name, directory).await?,

@@ -1,7 +1,7 @@
 //! `asof status`: how well each instance is protected, derived from stored records and, where it answers, the server.
 
 use asof_engine::shelf::Shelf;
-use asof_engine::wal::receiver::stored_end;
+use asof_engine::wal::receiver::{first_hole, restorable_end, stored_end};
 use asof_engine::wal::shape::WalConstants;
 use asof_postgres::lsn::Lsn;
 use serde_json::{Value, json};
@@ -49,10 +49,12 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
     let size = u64::from(constants.segment_size.bytes());
     let stored = stored_end(shelf, state, size).await?;
     let server = flushed(context, config).await;
-    let exposure = match (&server, stored) {
-        (Ok(flushed), Some(stored)) => Some(flushed.0.saturating_sub(stored.end.0)),
+    let restorable = restorable_end(state, stored);
+    let exposure = match (&server, restorable) {
+        (Ok(flushed), Some(restorable)) => Some(flushed.0.saturating_sub(restorable.0)),
         _ => None,
     };
+    let hole = existing.last().and_then(|newest| first_hole(state, Lsn(newest.backup.stop)));
     Ok(json!({
         "instance": name,
         "backups": existing.len(),
@@ -61,6 +63,8 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
         "last_backup": existing.last().map(|state| state.backup.name.clone()),
         "last_backup_time": existing.last().map(|state| exact(state.backup.stopped)),
         "wal_stored_to": stored.map(|stored| stored.end.to_string()),
+        "restorable_to": restorable.map(|end| end.to_string()),
+        "wal_lost": hole.map(|hole| json!({ "from": hole.from.to_string(), "to": hole.to.to_string() })),
         "wal_timeline": stored.map(|stored| stored.timeline.0),
         "server_flushed_to": server.as_ref().ok().map(ToString::to_string),
         "server_error": server.err(),
@@ -91,10 +95,16 @@ fn print(value: &Value) {
     anstream::println!("  window    from {}", text("earliest_restorable_time"));
     anstream::println!("  WAL       stored to {}, server at {}", text("wal_stored_to"), text("server_flushed_to"));
     match value["exposure_bytes"].as_u64() {
-        Some(exposure) => anstream::println!("  exposure  {} of WAL not yet stored", bytes(exposure)),
+        Some(exposure) => anstream::println!("  exposure  {} of WAL that could not be restored", bytes(exposure)),
         None => {
-            anstream::println!("  exposure  unknown: {}", value["server_error"].as_str().unwrap_or("no WAL is stored"))
+            let why = value["server_error"].as_str().unwrap_or("there is no backup: nothing can be restored");
+            anstream::println!("  exposure  unknown: {why}");
         }
+    }
+    if let (Some(from), Some(to)) = (value["wal_lost"]["from"].as_str(), value["wal_lost"]["to"].as_str()) {
+        anstream::println!(
+            "  WARNING   WAL {from} .. {to} was lost: nothing behind it can be restored until a new backup is made"
+        );
     }
     if value["tainted"].as_u64().unwrap_or(0) > 0 {
         anstream::println!("  WARNING   {} backups have damaged pages", value["tainted"]);

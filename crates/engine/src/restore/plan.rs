@@ -19,6 +19,7 @@ use crate::shelf::Shelf;
 use crate::target::{Base, Path, Resolved, Target, Wanted, larger, resolve, timeline_to_follow};
 use crate::time::rfc3339;
 use crate::wal::assemble::read_segment_info;
+use crate::wal::receiver::first_hole;
 use crate::wal::shape::WalConstants;
 
 /// PostgreSQL's own limit for the state of a prepared transaction (`MaxAllocSize`).
@@ -84,13 +85,25 @@ pub async fn plan(shelf: &Shelf, request: &RestoreRequest) -> Result<Plan> {
     let mut refusal = None;
     for state in &candidates {
         match plan_from(shelf, request, &constants, state).await {
-            Ok(plan) => return Ok(plan),
+            Ok(mut plan) => {
+                plan.warnings.extend(hole_before(&journal, &plan));
+                return Ok(plan);
+            }
             // A transaction or restore point may lie before the newest backup: look further back. The newest says why not.
             Err(error @ Error::Refused { .. }) => refusal = Some(refusal.unwrap_or(error)),
             Err(error) => return Err(error),
         }
     }
     Err(refusal.unwrap_or_else(|| no_backup(&journal, request)))
+}
+
+/// The latest that can be restored is not the latest of the server when WAL in between was lost.
+fn hole_before(journal: &Journal<Lineage>, plan: &Plan) -> Option<String> {
+    let hole = first_hole(journal.state(), Lsn(plan.backup.stop)).filter(|_| plan.target == Target::Latest)?;
+    Some(format!(
+        "WAL {} .. {} was lost: this is the state before it, not the latest of the server; make a new backup to protect that",
+        hole.from, hole.to
+    ))
 }
 
 /// Backups that may serve, the best first.

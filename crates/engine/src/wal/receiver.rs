@@ -127,6 +127,34 @@ fn last_known(state: &Lineage) -> Option<(Timeline, Lsn)> {
     backups.chain(events).max().map(|(timeline, at)| (Timeline(timeline), Lsn(at)))
 }
 
+/// A hole in the stored WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The first missing position.
+    pub from: Lsn,
+    /// The first position that is stored again.
+    pub to: Lsn,
+}
+
+/// The first hole behind the position `stop` of a backup: nothing behind it can be restored from that backup.
+pub fn first_hole(state: &Lineage, stop: Lsn) -> Option<Hole> {
+    let holes = state.wal.iter().filter_map(|event| match *event {
+        WalEvent::Gap { from, to, .. } if Lsn(to) > stop => Some(Hole { from: Lsn(from), to: Lsn(to) }),
+        _ => None,
+    });
+    holes.min_by_key(|hole| hole.from)
+}
+
+/// How far the instance can be restored: to the first hole behind its newest backup, or to the end of what is stored. Nothing
+/// can be restored without a backup.
+pub fn restorable_end(state: &Lineage, stored: Option<StoredEnd>) -> Option<Lsn> {
+    let stop = Lsn(state.existing().last()?.backup.stop);
+    match first_hole(state, stop) {
+        Some(hole) => Some(hole.from.max(stop)),
+        None => Some(stored.map_or(stop, |stored| stored.end.max(stop))),
+    }
+}
+
 /// Receives until it is asked to stop. A server or store that does not answer is asked again for ever; anything that could
 /// damage what is stored ends the receiver.
 pub async fn receive(
@@ -334,6 +362,21 @@ mod tests {
     fn hz_c11_a_failover_below_the_stored_end_leaves_a_tail() {
         let decision = begin(Some(stored(1, 800)), &server(2, 900), &forked(700), Lsn(500));
         assert_eq!(decision, Begin::Tail { stored: stored(1, 800), timeline: Timeline(2), fork: Lsn(700) });
+    }
+
+    #[test]
+    fn hz_c11_nothing_behind_a_hole_counts_as_restorable() {
+        let mut state = Lineage::default();
+        assert_eq!(restorable_end(&state, Some(stored(1, 900))), None, "without a backup");
+        state.wal = vec![
+            WalEvent::Gap { timeline: 1, from: 100, to: 200 },
+            WalEvent::Gap { timeline: 1, from: 600, to: 700 },
+            WalEvent::Gap { timeline: 1, from: 400, to: 500 },
+        ];
+        let hole = |from, to| Some(Hole { from: Lsn(from), to: Lsn(to) });
+        assert_eq!(first_hole(&state, Lsn(300)), hole(400, 500));
+        assert_eq!(first_hole(&state, Lsn(550)), hole(600, 700));
+        assert_eq!(first_hole(&state, Lsn(700)), None);
     }
 
     #[test]
