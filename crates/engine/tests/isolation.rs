@@ -1,0 +1,244 @@
+//! A restored instance beside its production: it runs, takes writes, and touches nothing of production's (rule 8).
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use asof_engine::progress::Silent;
+use asof_engine::restore::{self, NewInstance, RestoreRequest, Restored};
+use asof_engine::runtime::{self, Instance, Reached, StopMode};
+use asof_engine::target::Target;
+use asof_testkit::{Options, Server, majors};
+use asof_world::World;
+
+use support::{Protected, chain};
+
+/// A restored instance, which ends with the value.
+struct Copy {
+    world: World,
+    data: PathBuf,
+}
+
+impl Copy {
+    async fn stop(&self) {
+        runtime::stop(&self.world, &self.data, StopMode::Fast).await.expect("stops");
+    }
+}
+
+impl Drop for Copy {
+    /// Ends the server of a test that failed: by the number in its own pid file, if that process stands in its directory.
+    #[expect(clippy::disallowed_methods, reason = "a destructor cannot await the world")]
+    fn drop(&mut self) {
+        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).unwrap_or_default();
+        let Some(pid) = text.lines().next().and_then(|line| line.parse::<u32>().ok()) else { return };
+        if std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == self.data) {
+            let _ = Command::new("sh").args(["-c", &format!("kill -QUIT {pid}")]).status();
+            while std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok() {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+fn ask(instance: &Instance, production: &Server, sql: &str) -> String {
+    let mut psql = production.tool("psql");
+    psql.env("PGHOST", &instance.socket_directory).env("PGPORT", instance.port.to_string());
+    answer(psql, sql)
+}
+
+fn answer(mut psql: Command, sql: &str) -> String {
+    let output = psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql]).output().expect("psql runs");
+    assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// Whether a commit returns. One that waits for production's standbys is ended by no timeout of the server's, so it is
+/// looked for: then it fails instead of hanging.
+async fn commit(world: &World, psql: impl Fn() -> Command, sql: &str) {
+    let (writer, sql) = (psql(), sql.to_owned());
+    let committing = world.blocking(move || answer(writer, &sql));
+    let waits = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let watching = async {
+        loop {
+            assert_eq!(answer(psql(), waits), "0", "a commit of the copy waits for a standby");
+            world.sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    futures::future::select(Box::pin(committing), Box::pin(watching)).await;
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test looks at the real files behind the servers' back")]
+fn names_in(directory: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(directory).expect("can be listed");
+    entries.map(|entry| entry.expect("is an entry").file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test looks at the real files behind the servers' back")]
+fn everything_in(directory: &Path) -> String {
+    names_in(directory).iter().map(|name| std::fs::read_to_string(directory.join(name)).expect("is text")).collect()
+}
+
+/// A production with everything by which a copy could act on it.
+struct Production {
+    protected: Protected,
+    archive: PathBuf,
+    logs: PathBuf,
+}
+
+impl Production {
+    async fn new(major: u32) -> Self {
+        let config = [
+            "wal_level = logical",
+            "log_connections = on",
+            "log_replication_commands = on",
+            // The subscription is for the copy; its configuration is not this file.
+            "max_logical_replication_workers = 0",
+            "max_connections = 77",
+        ];
+        let mut protected = Protected::new(major, &Options::with_config(&config)).await;
+        let (archive, logs) = (protected.server.work().directory("archive"), protected.server.work().directory("logs"));
+        let server = &protected.server;
+        let upstream = server.conninfo();
+        server.psql("create table rows as select 1 as n; create publication everything for all tables");
+        server.psql("select pg_create_logical_replication_slot('subscriber', 'pgoutput')");
+        server.psql(&format!(
+            "create subscription subscriber connection '{upstream}' publication everything with (connect = false); \
+             alter subscription subscriber enable"
+        ));
+        for (name, value) in [
+            ("archive_mode", "on".to_owned()),
+            ("archive_command", format!("cp \"%p\" \"{}/%f\"", archive.display())),
+            ("archive_cleanup_command", format!("touch \"{}/cleaned\"", archive.display())),
+            ("recovery_end_command", format!("touch \"{}/recovered\"", archive.display())),
+            ("logging_collector", "on".to_owned()),
+            ("log_directory", logs.display().to_string()),
+            ("external_pid_file", format!("{}/pid", logs.display())),
+            ("primary_conninfo", format!("{upstream} application_name=follower")),
+            ("primary_slot_name", "follower".to_owned()),
+            // From here on no commit of production returns.
+            ("synchronous_standby_names", "nobody".to_owned()),
+        ] {
+            server.psql(&format!("alter system set {name} = '{}'", value.replace('\'', "''")));
+        }
+        protected.server.restart();
+        Self { protected, archive, logs }
+    }
+
+    /// Restores beside it; as a mere reader of its repository does.
+    async fn copy(&mut self) -> (Copy, Restored) {
+        let Protected { world, server, shelf, repository, work } = &mut self.protected;
+        let directory = work.directory("copy");
+        let request = RestoreRequest {
+            instance: "prod".to_owned(),
+            backup: None,
+            wanted: asof_engine::target::Wanted { target: Target::Latest, inclusive: true },
+            timeline: None,
+            destination: directory.join("data"),
+        };
+        let plan = restore::plan(shelf, &request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let new = NewInstance {
+            name: "copy".to_owned(),
+            directory: directory.clone(),
+            port: None,
+            user: None,
+            bindir: Some(server.bin_dir().to_owned()),
+            path_variable: None,
+            role: None,
+            jobs: 2,
+        };
+        let prepared = restore::prepare(shelf, &plan, &new).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let copy = Copy { world: world.clone(), data: plan.destination.clone() };
+        let restored = restore::into_instance(shelf, repository, &plan, &new, prepared, Arc::new(Silent)).await;
+        (copy, restored.unwrap_or_else(|error| panic!("{}", chain(&error))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_d2_an_instance_restored_beside_production_takes_writes_and_touches_nothing_of_production() {
+    for major in majors() {
+        let mut production = Production::new(major).await;
+        production.protected.backup("first").await;
+        let lineage = production.protected.shelf.lineage;
+        let slot_sql = "select confirmed_flush_lsn, active from pg_replication_slots where slot_name = 'subscriber'";
+        let slot = production.protected.server.psql(slot_sql);
+        let log_files = names_in(&production.logs);
+        let (copy, restored) = production.copy().await;
+        let server = &production.protected.server;
+        let instance = &restored.running.instance;
+        assert_eq!(restored.running.reached, Reached::Open);
+        assert_ne!(restored.lineage, lineage);
+
+        // Its first commit returns; production does not see it.
+        let psql = || {
+            let mut psql = server.tool("psql");
+            psql.env("PGHOST", &instance.socket_directory).env("PGPORT", instance.port.to_string());
+            psql
+        };
+        commit(&copy.world, psql, "insert into rows values (2)").await;
+        assert_eq!(ask(instance, server, "select count(*) from rows"), "2");
+        assert_eq!(server.psql("select count(*) from rows"), "1");
+        // Enough happens in it for whatever would archive, log or connect to do so.
+        ask(instance, server, "checkpoint; select pg_switch_wal(); checkpoint");
+
+        let shown = ask(instance, server, "select name || '=' || setting from pg_settings");
+        let shown: BTreeMap<&str, &str> = shown.lines().filter_map(|line| line.split_once('=')).collect();
+        for it in &instance.overrides {
+            let value = match it.name.as_str() {
+                // What the server shows for any command while archive_mode is off (`show_archive_command`).
+                "archive_command" => "(disabled)",
+                // Recovery was its last use; from the next start on it is the empty one that is recorded.
+                "restore_command" => "false",
+                _ => it.value.as_str(),
+            };
+            assert_eq!(shown.get(it.name.as_str()), Some(&value), "{} of {major}", it.name);
+        }
+        assert_eq!(shown["max_connections"], "77");
+        assert_eq!(ask(instance, server, "select count(*) from pg_replication_slots"), "0");
+        assert_eq!(ask(instance, server, "select subenabled from pg_subscription"), "t");
+        let busy = "select count(*) from pg_stat_activity where backend_type in \
+                    ('archiver', 'walreceiver', 'logical replication launcher', 'logical replication worker', 'logger')";
+        assert_eq!(ask(instance, server, busy), "0");
+        copy.stop().await;
+
+        // The copy's timeline is the second one: nothing of it was archived.
+        let archived = names_in(&production.archive);
+        assert!(archived.iter().all(|name| name.starts_with("00000001")), "{archived:?}");
+        assert_eq!(names_in(&production.logs), log_files);
+        let log = everything_in(&production.logs);
+        for foreign in
+            ["application_name=follower", "application_name=subscriber", "START_REPLICATION SLOT \"subscriber\""]
+        {
+            assert!(!log.contains(foreign), "{foreign} arrived at production:\n{log}");
+        }
+        assert!(log.contains("connection authorized"), "production logs who connects");
+        assert_eq!(server.psql(slot_sql), slot);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_directory_is_started_by_hand_without_acting_on_production() {
+    let production = Production::new(majors()[0]).await;
+    production.protected.backup("first").await;
+    let log_files = names_in(&production.logs);
+    let restored = production.protected.restored(&production.protected.wanted(Target::Latest, true)).await;
+    commit(&production.protected.world, || restored.tool("psql"), "insert into rows values (2)").await;
+    restored.psql("checkpoint; select pg_switch_wal(); checkpoint");
+    assert_eq!(restored.psql("select count(*) from rows"), "2");
+    assert_eq!(production.protected.server.psql("select count(*) from rows"), "1");
+    for name in ["synchronous_standby_names", "primary_conninfo", "primary_slot_name", "external_pid_file"] {
+        assert_eq!(restored.psql(&format!("show {name}")), "", "{name}");
+    }
+    for (name, value) in
+        [("archive_mode", "off"), ("max_logical_replication_workers", "0"), ("logging_collector", "off")]
+    {
+        assert_eq!(restored.psql(&format!("show {name}")), value, "{name}");
+    }
+    drop(restored);
+    let archived = names_in(&production.archive);
+    assert!(archived.iter().all(|name| name.starts_with("00000001")), "{archived:?}");
+    assert_eq!(names_in(&production.logs), log_files);
+    assert!(!everything_in(&production.logs).contains("application_name=follower"));
+}
