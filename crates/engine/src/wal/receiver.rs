@@ -259,7 +259,11 @@ async fn bridge(
     }
     let epoch = journal.state().epoch;
     let reason = "the server had removed it before it was received".to_owned();
-    journal.append(epoch, Entry::WalGap { timeline: timeline.0, from: from.0, to: to.0, reason }).await?;
+    let entry = match asof_world::planted("c5") {
+        true => Entry::WalStarted { timeline: timeline.0, start: to.0 },
+        false => Entry::WalGap { timeline: timeline.0, from: from.0, to: to.0, reason },
+    };
+    journal.append(epoch, entry).await?;
     observer.event(Event::Warning(format!("WAL {from} .. {to} is lost; make a new backup to protect what follows")));
     Err(Error::Repository(asof_repository::Error::Unavailable {
         operation: "continue",
