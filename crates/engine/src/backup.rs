@@ -17,7 +17,7 @@ pub(crate) mod known;
 mod pages;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use futures::future::{Either, select};
 use asof_postgres::client::Connection;
 use asof_postgres::control::ControlFile;
 use asof_postgres::lsn::Lsn;
+use asof_postgres::names;
 use asof_repository::codec::Encoder;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Sizes, StoredPack};
@@ -118,6 +119,7 @@ pub async fn create(
     let mut journal = shelf.journal().await?;
     server::check_facts(&request.instance, &journal.state().facts, &server::facts(&control))?;
     refuse_taken_name(&journal, &request.name)?;
+    refuse_torn_pages(&contact, &control)?;
     let (parent, known) = known_pages(shelf, &journal, request, &control).await?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
@@ -186,6 +188,17 @@ async fn known_pages(
     let (name, map) = parent_of(shelf, journal, control).await?.unzip();
     let known = KnownPages::gather(shelf, map, journal.state()).await?;
     Ok((name, Some(Arc::new(known))))
+}
+
+/// A page that was torn while it was copied is mended by its full image in WAL. A primary writes such images while it is
+/// backed up; a standby replays what its primary wrote, and nobody here can ask for more (hazard A3). Whether they were
+/// switched off later, `pg_backup_stop` tells.
+fn refuse_torn_pages(contact: &Contact, control: &ControlFile) -> Result<()> {
+    if !contact.in_recovery || control.checkpoint.full_page_writes || planted("a3") {
+        return Ok(());
+    }
+    let what = "the WAL that this standby replays has no full images of pages: full_page_writes is off on its primary";
+    Err(Error::refused(what, "set full_page_writes = on there, and let the standby replay a checkpoint made after it"))
 }
 
 fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
@@ -270,6 +283,7 @@ impl Attempt<'_> {
         let mut started = session.start(&format!("asof {}", self.request.name), self.request.fast).await?;
         let listing = self.reader.source.list().await?.without_unlogged();
         let mut copied = self.copy(&listing).await?;
+        self.check_databases(&copied).await?;
         let control = self.copy_control(&mut copied).await?;
         self.observer.event(Event::Phase("waiting for WAL"));
         if planted("a2") || planted("a12") {
@@ -334,6 +348,26 @@ impl Attempt<'_> {
             observer: self.observer.clone(),
         };
         copy::copy(settings, self.reader.source.clone(), listing.files.clone(), self.packs.clone()).await
+    }
+
+    /// A database that came into being while its directory was listed may lack the two files without which nobody connects
+    /// to it. They are there by now, unless it was dropped again (hazard A6).
+    async fn check_databases(&self, copied: &Copied) -> Result<()> {
+        let relations =
+            copied.map.files.iter().filter(|file| names::classify(&file.path, self.control.major).relation.is_some());
+        let directories: BTreeSet<&[u8]> = relations.filter_map(|file| parent_directory(&file.path)).collect();
+        for directory in directories.into_iter().filter(|directory| *directory != b"global") {
+            for name in [b"/PG_VERSION".as_slice(), b"/pg_filenode.map"] {
+                let path = [directory, name].concat();
+                let lacks = copied.map.file(&path).is_none() && !planted("a6");
+                // Where a database has only tables, in another tablespace than its own, neither file is there.
+                if lacks && self.reader.source.open(&path).await?.is_some() {
+                    let what = format!("{} was made while its directory was listed", copy::text(&path));
+                    return Err(Error::damaged(what, "run the backup again"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// `pg_control`, read after every other file, in a pack of its own.
@@ -465,6 +499,10 @@ impl Attempt<'_> {
             details: serde_json::to_value(details).expect("details can be written as JSON"),
         }
     }
+}
+
+fn parent_directory(path: &[u8]) -> Option<&[u8]> {
+    path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at])
 }
 
 /// Reasons for which this backup must never be the only one.

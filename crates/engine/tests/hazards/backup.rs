@@ -61,6 +61,65 @@ async fn hz_a2_a_backup_whose_session_ended_while_copying_is_none() {
     stage.back_up("undisturbed").await.expect("the backup is made");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a3_a_standby_whose_wal_cannot_mend_torn_pages_is_refused() {
+    let stage = Stage::with(&["full_page_writes = off"]).await;
+    stage.sql("create table t as select generate_series(1, 5000) as n; checkpoint");
+    stage.back_up("of-primary").await.expect("a primary writes images while it is backed up");
+    stage.server().stop();
+    stage.server().write_data_file("standby.signal", b"");
+    stage.server().start();
+    let made = stage.back_up("of-standby").await;
+    let Err(Error::Refused { what, .. }) = &made else { panic!("not refused by us: {made:?}") };
+    assert!(what.contains("full_page_writes"), "{what}");
+    assert_eq!(stage.backups().await.len(), 1);
+}
+
+/// A listing made at a moment when a new database did not have all of its files.
+struct Early {
+    inner: FilesSource,
+    missing: Vec<u8>,
+}
+
+#[async_trait]
+impl Source for Early {
+    async fn list(&self) -> Result<Listing> {
+        let mut listing = self.inner.list().await?;
+        listing.files.retain(|file| file.path != self.missing);
+        Ok(listing)
+    }
+
+    async fn open(&self, path: &[u8]) -> Result<Option<Arc<dyn SourceFile>>> {
+        self.inner.open(path).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a6_a_database_that_is_created_during_the_backup_arrives_whole_or_not_at_all() {
+    let stage = Stage::plain().await;
+    stage.sql("create database young");
+    let oid = stage.sql("select oid from pg_database where datname = 'young'");
+    for name in ["PG_VERSION", "pg_filenode.map"] {
+        let missing = format!("base/{oid}/{name}").into_bytes();
+        let made = stage.back_up_from(name, Early { inner: stage.files(), missing }).await;
+        assert!(made.is_err(), "a backup was committed in which a database lacks {name}");
+    }
+    for (number, at) in [1, 300, 800].into_iter().enumerate() {
+        let server = stage.server.clone();
+        let creates = Interrupted::new(stage.files(), at, move || {
+            let (server, name) = (server.lock().expect("no holder panics"), format!("born_{number}"));
+            server.psql(&format!("create database {name}"));
+            server.psql_in(&name, "create table t as select generate_series(1, 1000) as n");
+            server.psql("drop database if exists young");
+        });
+        stage.back_up_from(&format!("at-{at}"), creates).await.expect("databases may come and go");
+    }
+    let restored = stage.start(&stage.restore("at-800", "restored").await);
+    for number in 0..3 {
+        assert_eq!(restored.psql_in(&format!("born_{number}"), "select count(*) from t").trim(), "1000");
+    }
+}
+
 /// `pg_control` of a server that writes it: the first reads see halves of two versions.
 struct Torn {
     versions: [Vec<u8>; 2],

@@ -245,3 +245,27 @@ async fn hz_e4_a_target_says_exactly_which_commits_are_inside() {
         assert_eq!(restored.psql("select count(*) from t").trim(), rows);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_f4_nothing_is_believed_or_deleted_because_of_a_listing() {
+    let stage = Stage::plain().await;
+    stage.sql("create table t as select generate_series(1, 5000) as n");
+    stage.back_up("one").await.expect("the backup is made");
+    let deleted = Arc::new(AtomicUsize::new(0));
+    let counted = deleted.clone();
+    let shelf = Unanswered::shelf(&stage.shelf, move |operation, _| {
+        counted.fetch_add(usize::from(operation == "delete"), Ordering::Relaxed);
+        operation == "list"
+    });
+    let second = stage.back_up_into(&shelf, "two", stage.files()).await.expect("no listing is needed");
+    assert!(second.backup.sizes.shared > second.backup.sizes.changed, "the first backup was not seen");
+    let to = stage.work.path().join("restored");
+    for name in ["one", "two"] {
+        let plan = plan_on(&shelf, Some(name), Target::Latest, &to).await;
+        assert!(plan.is_ok(), "backup {name} is gone, because a listing does not show it: {plan:?}");
+    }
+    let plan = plan_on(&shelf, None, Target::Latest, &to).await.expect("planned");
+    restore::write(&shelf, &plan, stage.options(), Arc::new(Silent)).await.expect("written");
+    assert_eq!(stage.start(&to).psql("select count(*) from t").trim(), "5000");
+    assert_eq!(deleted.load(Ordering::Relaxed), 0, "something was deleted");
+}

@@ -351,7 +351,7 @@ impl Files for Failing {
 
 type Answer = dyn Fn(&'static str, &str) -> bool + Send + Sync;
 
-/// A store that does not answer some calls (`create`, `read`, `len`, `list`, `delete`).
+/// A store that does not answer some calls (`create`, `read`, `len`, `delete`), or lists nothing (`list`).
 pub(crate) struct Unanswered {
     inner: Arc<dyn Store>,
     fails: Box<Answer>,
@@ -395,7 +395,9 @@ impl Store for Unanswered {
     }
 
     async fn list(&self, prefix: &str) -> asof_repository::Result<Vec<Listed>> {
-        self.ask("list", prefix)?;
+        if (self.fails)("list", prefix) {
+            return Ok(Vec::new());
+        }
         self.inner.list(prefix).await
     }
 
