@@ -1,5 +1,6 @@
 //! A: taking the base backup.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -266,6 +267,45 @@ async fn hz_a7_a_link_whose_content_nobody_judged_is_refused_and_known_ones_are_
         let error = listed.err().unwrap_or_else(|| panic!("{name} leads to {}, and nobody was told", target.display()));
         assert!(error.to_string().contains(name), "{error}");
     }
+}
+
+/// Every file below a directory, as paths relative to it.
+fn tree(root: &Path) -> BTreeSet<String> {
+    let (mut open, mut found) = (vec![root.to_owned()], BTreeSet::new());
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.insert(path.strip_prefix(root).expect("below it").to_string_lossy().into_owned());
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a8_what_a_base_backup_leaves_out_is_left_out_and_unlogged_tables_come_back_empty() {
+    let stage = Stage::with(&["autovacuum = off"]).await;
+    fill_small(&stage.server());
+    stage.sql("checkpoint");
+    let reference = stage.work.path().join("reference");
+    let mut basebackup = stage.server().tool("pg_basebackup");
+    let status = basebackup.args(["-c", "fast", "-X", "none", "--no-manifest", "-D"]).arg(&reference).status();
+    assert!(status.expect("pg_basebackup runs").success());
+    let listing = stage.files().list().await.expect("listed").without_unlogged();
+    let ours: BTreeSet<String> =
+        listing.files.iter().map(|file| String::from_utf8_lossy(&file.path).into_owned()).collect();
+    let mut theirs = tree(&reference);
+    theirs.retain(|path| !["backup_label", "global/pg_control"].contains(&path.as_str()));
+    let differ: Vec<&String> = theirs.symmetric_difference(&ours).collect();
+    assert!(differ.is_empty(), "other files than in a base backup: {differ:?}");
+    stage.back_up("one").await.expect("the backup is made");
+    let restored = stage.start(&stage.restore("one", "restored").await);
+    let sql = "select count(*) from scratch; insert into scratch values (1, 'one'); \
+               set enable_seqscan = off; select word from scratch where id = 1";
+    assert_eq!(restored.psql(sql).trim(), "0\none");
 }
 
 /// The bytes of `page` in a file of the server, changed in one bit.

@@ -13,7 +13,6 @@ use asof_engine::shelf::Shelf;
 use asof_engine::target::{Target, Wanted};
 use asof_engine::{Error, restore::RestoreRequest, time};
 use asof_postgres::lsn::Lsn;
-use asof_testkit::Server;
 use asof_world::Timestamp;
 
 use crate::stage::{Failing, Stage, Unanswered, plan_on};
@@ -63,8 +62,8 @@ async fn hz_e6_a_restore_that_was_killed_anywhere_does_not_start_until_it_was_ru
         assert!(marker || control || !base, "half a restore without a marker, killed at {at} of {all}");
         // With its control file, which comes last, everything else is there and durable.
         if control {
-            let mut server = Server::adopt(stage.major, &to);
-            let rows = server.try_start().map(|()| server.psql("select count(*) from t").trim().to_owned());
+            let server = stage.try_start(&to);
+            let rows = server.map(|server| server.psql("select count(*) from t").trim().to_owned());
             assert!(
                 rows.is_err() || rows == Ok("1".to_owned()),
                 "half a restore started, killed at {at} of {all}: {rows:?}"

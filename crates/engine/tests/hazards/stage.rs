@@ -127,11 +127,18 @@ impl Stage {
         destination
     }
 
-    /// Starts a server on a restored directory.
+    /// Starts a server on a restored directory; it is at its target and takes writes when this returns.
     pub(crate) fn start(&self, data: &Path) -> Server {
+        self.try_start(data).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As `start`, for a directory that may rightly refuse.
+    pub(crate) fn try_start(&self, data: &Path) -> std::result::Result<Server, String> {
         let mut server = Server::adopt(self.major, data);
-        server.start();
-        server
+        server.try_start()?;
+        // A standby that answers queries may still be replaying.
+        server.psql("do $$ begin while pg_is_in_recovery() loop perform pg_sleep(0.01); end loop; end $$");
+        Ok(server)
     }
 
     /// The constants of the server's WAL.
