@@ -39,12 +39,18 @@ fn store_at(world: World, prefix: &str, endpoint: &str) -> S3Store {
     S3Store::new(world, &url, variable).expect("the URL is valid")
 }
 
+/// The store as the binary opens it.
+fn patient(prefix: &str, moto: &Moto) -> Arc<Retrying> {
+    let store = store_at(World::real(), prefix, &moto.endpoint());
+    Arc::new(Retrying::new(Arc::new(store), World::real(), Duration::from_secs(30)))
+}
+
 // ---- The contract ----------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_keeps_the_contract_below_a_prefix() {
     let moto = Moto::with_bucket(BUCKET);
-    let store = Arc::new(store_at(World::real(), "/deep/main", &moto.endpoint()));
+    let store = patient("/deep/main", &moto);
     store_keeps_its_contract(store.clone()).await;
     a_prefix_is_not_an_object(store).await;
 }
@@ -52,14 +58,13 @@ async fn s3_keeps_the_contract_below_a_prefix() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_keeps_the_contract_in_a_bucket_of_its_own() {
     let moto = Moto::with_bucket(BUCKET);
-    store_keeps_its_contract(Arc::new(store_at(World::real(), "", &moto.endpoint()))).await;
+    store_keeps_its_contract(patient("", &moto)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_repositories_in_one_bucket_do_not_see_each_other() {
     let moto = Moto::with_bucket(BUCKET);
-    let (a, b) = ("/a", "/a2");
-    let [a, b] = [a, b].map(|prefix| store_at(World::real(), prefix, &moto.endpoint()));
+    let [a, b] = ["/a", "/a2"].map(|prefix| patient(prefix, &moto));
     a.create("x", Body::from(vec![1])).await.expect("is created");
     assert_eq!(b.create("x", Body::from(vec![2])).await.expect("is created"), Created::New);
     let listed = a.list("").await.expect("lists");
@@ -69,7 +74,7 @@ async fn two_repositories_in_one_bucket_do_not_see_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_does_not_exist_is_not_an_absent_object() {
     let moto = Moto::running();
-    let store = store_at(World::real(), "", &moto.endpoint());
+    let store = patient("", &moto);
     for result in [
         store.read("x", ReadRange::Whole).await.map(drop),
         store.len("x").await.map(drop),
@@ -90,8 +95,8 @@ fn keeps_everything() -> Capabilities {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_accepts_a_store_in_s3_and_leaves_nothing() {
     let moto = Moto::with_bucket(BUCKET);
-    let store = store_at(World::real(), "/main", &moto.endpoint());
-    assert_eq!(probe(&store, &World::real()).await.expect("the store works"), keeps_everything());
+    let store = patient("/main", &moto);
+    assert_eq!(probe(store.as_ref(), &World::real()).await.expect("the store works"), keeps_everything());
     assert_eq!(store.list("").await.expect("lists"), []);
 }
 

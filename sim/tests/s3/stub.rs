@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -31,11 +32,12 @@ pub(crate) fn error(status: &str, code: &str) -> Answer {
     answer(status, "Content-Type: application/xml\r\n", body.as_bytes())
 }
 
-/// The running server. It ends when it has given all its answers.
+/// The running server.
 pub(crate) struct Stub {
     address: String,
     asked: Arc<Mutex<Vec<String>>>,
-    thread: JoinHandle<()>,
+    is_over: Arc<AtomicBool>,
+    thread: JoinHandle<usize>,
 }
 
 impl Stub {
@@ -43,32 +45,42 @@ impl Stub {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let record = asked.clone();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (record, stop) = (asked.clone(), is_over.clone());
         let thread = std::thread::spawn(move || {
-            for answer in answers {
+            for (given, answer) in answers.iter().enumerate() {
                 let (mut stream, _) = listener.accept().expect("connections come");
+                if stop.load(Ordering::SeqCst) {
+                    return answers.len() - given;
+                }
                 record.lock().expect("no holder panics").push(read_request(&stream));
                 match answer {
                     // A client that has heard enough may have hung up.
-                    Answer::Bytes(bytes) => drop(stream.write_all(&bytes)),
+                    Answer::Bytes(bytes) => drop(stream.write_all(bytes)),
                     Answer::Nothing => {}
                 }
             }
+            0
         });
-        Self { address, asked, thread }
+        Self { address, asked, is_over, thread }
     }
 
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    /// The heads of all requests, when all answers were given.
+    /// The heads of all requests.
     ///
     /// # Panics
-    /// When the server did not end well; hangs when answers are left.
+    /// When answers are left: then the client did not ask what it should have asked.
     pub(crate) fn asked(self) -> Vec<String> {
-        self.thread.join().expect("the stub ends well");
-        self.asked.lock().expect("no holder panics").clone()
+        self.is_over.store(true, Ordering::SeqCst);
+        // Wakes a server that still waits; one that has given all its answers does not listen any more.
+        drop(TcpStream::connect(&self.address));
+        let left = self.thread.join().expect("the stub ends well");
+        let asked = self.asked.lock().expect("no holder panics").clone();
+        assert_eq!(left, 0, "answers were left after {asked:?}");
+        asked
     }
 }
 
