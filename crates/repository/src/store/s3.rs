@@ -7,7 +7,7 @@
 //! a store that calls itself compatible does the same is not believed but tried: [`super::probe`].
 //!
 //! This store asks once. Asking again is [`super::Retrying`]'s business, so the client's own retries are off, and what a
-//! failure means is decided in [`answer`]. Requests need the runtime of the binary, which this module never names.
+//! failure means is decided in `answer`. Requests need the runtime of the binary, which this module never names.
 
 mod answer;
 mod place;
