@@ -9,6 +9,7 @@ mod demo;
 mod docs;
 #[path = "../../testkit/src/place.rs"]
 mod place;
+mod planted;
 mod run;
 mod setup;
 mod simulation;

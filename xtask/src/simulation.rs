@@ -28,7 +28,7 @@ fn campaign(arguments: &[&str]) -> Outcome {
 }
 
 /// A figure counts for the commit that it was made with.
-fn commit() {
+pub(crate) fn commit() {
     let mut git = std::process::Command::new("git");
     git.args(["describe", "--always", "--dirty", "--abbrev=12"]).current_dir(crate::place::workspace());
     println!("commit {}", run::quietly(&mut git).unwrap_or_else(|| "unknown".to_owned()));

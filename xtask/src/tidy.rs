@@ -1,7 +1,9 @@
 //! Rules about the tree itself that no compiler checks. Each is a function from text to complaints, seen red in a test
 //! of its own, and held against the tree by one test.
 
+use crate::planted::registry::PLANTS;
 use crate::{docs, place};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,24 @@ fn every_covered_requirement_names_a_test_that_exists() {
     let mut ids: Vec<&str> = covered.iter().map(|it| it.id.as_str()).collect();
     ids.sort_unstable();
     assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "an id stands twice in {ids:?}");
+}
+
+#[test]
+fn every_planted_defect_has_a_place_a_test_and_a_row() {
+    let sources = files_below(&["crates", "sim"], |path| has_extension(path, &["rs"]));
+    let code: String = sources.iter().map(|path| read(path)).collect();
+    let placed: BTreeSet<&str> =
+        code.split("planted(\"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(id, _)| id).collect();
+    let registered: BTreeSet<&str> = PLANTS.iter().map(|plant| plant.id).collect();
+    assert_eq!(placed, registered, "the registry of plants and the places in the code differ");
+    let document = read(Path::new("docs/hazards.md"));
+    for plant in PLANTS {
+        let (id, test) = (plant.id, plant.test);
+        assert!(test.starts_with(&format!("hz_{id}_")) && has_test(&code, test), "{id}: {test} is no test of it");
+        let row = format!("| `{test}` | {} |", plant.defect);
+        assert!(document.contains(&row), "{id}: run `cargo xtask campaign planted` and commit docs/hazards.md");
+    }
+    assert!(!document.contains("NOT FOUND"), "a planted defect is not found");
 }
 
 #[test]
