@@ -95,7 +95,7 @@ mod tests {
         for kind in ["campaign", "bench", "dist"] {
             let words = [kind.to_owned(), "no-such-name".to_owned()];
             let why = parse(&words).unwrap_err();
-            assert!(why.starts_with(&format!("unknown {kind} `no-such-name`; known: ")), "{why}");
+            assert!(why.starts_with(&format!("unknown {kind} `no-such-name`; known:")), "{why}");
         }
     }
 }
