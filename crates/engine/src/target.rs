@@ -397,6 +397,12 @@ impl<'a> Walk<'a> {
             let what = format!("the server ran with wal_level=minimal from {at} on, and {target} lies behind that");
             return Err(Error::refused(what, "choose a target before it, or a backup made after it"));
         }
+        // A receiver stores only WAL that continues what was before, so what is stored is valid up to its end.
+        if let (Target::Latest | Target::Time(_), false, Some(reason)) = (target, self.decided, &self.ended_by) {
+            let what = format!("the stored WAL breaks off at {end}, before its end at {}: {reason}", self.stored_to);
+            let hint = format!("run `asof verify`; what lies before is restored with --target-lsn {end}");
+            return Err(Error::damaged(what, hint));
+        }
         let reached = match target {
             Target::Latest | Target::Backup => true,
             Target::Lsn(at) => self.found || *at <= end,

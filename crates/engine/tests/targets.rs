@@ -13,6 +13,9 @@ use asof_engine::wal::ingest::Ingest;
 use asof_engine::wal::stream::Pace;
 use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
+use asof_repository::codec::Encoder;
+use asof_repository::names::{Name, WalPosition};
+use asof_repository::wal::{WalInfo, write_wal};
 use asof_testkit::{Options, Server, majors};
 use asof_world::Timestamp;
 
@@ -487,4 +490,35 @@ async fn hz_e4_a_clock_that_stepped_back_parts_commits_as_postgresql_does_and_is
     let everything = resolved(ahead, true).await;
     assert!(everything.before.is_some_and(|it| it.at >= e.start));
     assert!(everything.after.is_none() && everything.stepped_back.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_may_lie_behind_damaged_wal_is_refused() {
+    let mut history = History::new(15).await;
+    let commit = history.commit();
+    history.stored().await;
+    let Protected { shelf, repository, server, world, .. } = &mut history.production;
+    let constants = support::constants(server);
+    let start = constants.segment_size.floor(commit.start);
+    let segment = read_segment(shelf, Timeline(1), start, 16 << 20).await.expect("is read").expect("is there");
+    let mut bytes = segment.bytes;
+    bytes[usize::try_from(commit.start.0 - start.0).expect("is small") + 30] ^= 1;
+    let facts = shelf.journal().await.expect("is read").state().facts.clone();
+    let (lineage, _) = repository.register("damaged", facts, None).await.expect("is registered");
+    let damaged = Shelf::new(repository, lineage);
+    // As whoever stored it would have signed it: a receiver does not store such bytes.
+    let name = Name::WalChunk(WalPosition { lineage, timeline: 1, start: start.0 });
+    let info = WalInfo { end: start.0 + bytes.len() as u64, segment_size: 16 << 20, ..WalInfo::default() };
+    let object = write_wal(world, &damaged.keyring, name, &info, &bytes, &mut Encoder::new(1));
+    damaged.store.create(&name.to_string(), object.body).await.expect("is stored");
+
+    let path = asof_engine::target::Path::to(&damaged, &constants, Timeline(1)).await.expect("is known");
+    let base = Base { start, stop: start, prepared: Vec::new() };
+    let wanted = |target| Wanted { target, inclusive: true };
+    for target in [Target::Latest, Target::Time(commit.time)] {
+        let refused = resolve(&path, &base, &wanted(target)).await.expect_err("the target may lie behind the damage");
+        assert!(chain(&refused).contains(&format!("breaks off at {}", commit.start)), "{}", chain(&refused));
+    }
+    let before = resolve(&path, &base, &wanted(Target::Lsn(commit.start))).await.expect("is all there is");
+    assert_eq!(before.end, commit.start);
 }
