@@ -16,9 +16,9 @@ use support::{Protected, Receiver, chain, copy_of, flushed, lsn, until};
 
 const PACE: Pace = Pace::Every(Duration::from_millis(30));
 
-/// Small segments, and nothing that writes by itself.
+/// Small segments, and no checkpoint that was not asked for: WAL is removed by checkpoints.
 fn small(config: &[&str]) -> Options {
-    let own = ["autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 4MB"];
+    let own = ["autovacuum = off", "checkpoint_timeout = 1h", "min_wal_size = 2MB", "max_wal_size = 256MB"];
     Options { wal_segment_mib: 1, ..Options::with_config(&[&own, config].concat()) }
 }
 
@@ -155,6 +155,12 @@ async fn check_gap(production: Protected, lose: impl AsyncFnOnce(&Server, &str))
         let refusal = production.refusal(target).await;
         assert!(refusal.contains(&stored.to_string()) || refusal.contains("latest restorable time"), "{refusal}");
     }
+    let latest = production.plan(Target::Latest, true).await.expect("what lies before the gap is there");
+    assert!(
+        latest.warnings.iter().any(|it| it.contains(&format!("WAL {from} .. {to} was lost"))),
+        "{:?}",
+        latest.warnings
+    );
     let latest = production.restored(&production.wanted(Target::Latest, true)).await;
     assert_eq!(rows(&latest), up_to(1));
     production.backup("second").await;
@@ -164,6 +170,8 @@ async fn check_gap(production: Protected, lose: impl AsyncFnOnce(&Server, &str))
     for target in [Target::Xid(xid), Target::Lsn(at)] {
         production.refusal(target).await;
     }
+    let latest = production.plan(Target::Latest, true).await.expect("the backup lies behind the gap");
+    assert!(latest.warnings.is_empty(), "{:?}", latest.warnings);
     let latest = production.restored(&production.wanted(Target::Latest, true)).await;
     assert_eq!(rows(&latest), rows(&production.server));
 }
@@ -341,16 +349,47 @@ async fn a_server_that_was_rolled_back_is_refused_before_anything_is_stored() {
         }
         assert!(flushed(&rolled_back) > stored.1);
         let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
-        assert!(why.contains("stored with other content: two servers write timeline 1"), "{why}");
+        let found = ["stored with other content: two servers write timeline 1", "does not continue what is stored"];
+        assert!(found.iter().any(|found| why.contains(found)), "{why}");
         assert_eq!(production.stored_end().await, stored);
         assert_eq!(rows(&production.restored(&production.wanted(Target::Latest, true)).await), up_to(3));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hz_c9_two_histories_are_not_joined_where_a_segment_ends() {
+    let mut production = production(15, &small(&["wal_keep_size = 64MB"])).await;
+    insert(&production.server, 1);
+    production.server.stop();
+    let old = copy_of(production.server.data_dir(), &production.work.path().join("old"));
+    production.server.start();
+    production.backup("first").await;
+    let receiver = production.receiver(PACE);
+    insert(&production.server, 2);
+    let switched = lsn(&production.server, "select pg_switch_wal()");
+    let border = Lsn(switched.0.next_multiple_of(1 << 20));
+    receiver.reach(border).await;
+    production.server.kill();
+    receiver.stop().await;
+    let stored = production.stored_end().await;
+    assert_eq!(stored, (Timeline(1), border), "nothing was written behind the switch");
+
+    let mut rolled_back = Server::adopt(15, &old);
+    rolled_back.start();
+    for row in 100..110 {
+        insert(&rolled_back, row);
+        rolled_back.psql("select pg_switch_wal()");
+    }
+    assert!(flushed(&rolled_back) > border);
+    let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
+    assert!(why.contains("does not continue what is stored"), "{why}");
+    assert_eq!(production.stored_end().await, stored);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hz_c8_segments_of_other_sizes_make_the_full_cycle() {
     for wal_segment_mib in [1, 64] {
-        let options = Options { wal_segment_mib, ..small(&["max_wal_size = 256MB", "min_wal_size = 128MB"]) };
+        let options = Options { wal_segment_mib, ..small(&["max_wal_size = 1GB", "min_wal_size = 128MB"]) };
         let production = production(15, &options).await;
         let receiver = production.receiver(PACE);
         production.backup("first").await;

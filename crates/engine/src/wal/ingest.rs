@@ -15,6 +15,7 @@ use asof_repository::store::Created;
 use asof_repository::wal::{CommitMark, Observation, WalInfo, read_wal_index, write_wal};
 use asof_world::planted;
 
+use super::assemble::{Segment, read_segment};
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
@@ -34,6 +35,8 @@ pub struct Ingest {
     /// How far the segment in memory is stored.
     stored: Lsn,
     observed: Vec<Observation>,
+    /// Whether the decoder has seen the segment before.
+    follows_stored: bool,
 }
 
 impl Ingest {
@@ -42,7 +45,49 @@ impl Ingest {
         assert_eq!(shape.segment_size.offset(start), 0, "a stream begins with a segment");
         let decoder = decoder(&shape, start)?;
         let (bytes, marks, observed) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { shelf, shape, timeline, segment: start, bytes, decoder, marks, stored: start, observed })
+        Ok(Self {
+            shelf,
+            shape,
+            timeline,
+            segment: start,
+            bytes,
+            decoder,
+            marks,
+            stored: start,
+            observed,
+            follows_stored: false,
+        })
+    }
+
+    /// Lets the first record be held against the segment before, if that is stored: at the border between two segments
+    /// nothing else says whether the stream continues what is stored (hazard C9). Without the right to read WAL, or when that
+    /// segment is damaged, receiving goes on all the same: what arrives now is worth more than the proof.
+    pub async fn joined(mut self) -> Result<Self> {
+        assert_eq!(self.received(), self.segment, "nothing was taken yet");
+        let Some(stored) = self.segment_before().await? else { return Ok(self) };
+        self.decoder = decoder(&self.shape, stored.start)?;
+        let valid = self.decode(&stored.bytes).is_ok() && matches!(self.decoder.next(), Decoded::NeedMore);
+        self.marks.clear();
+        if valid {
+            self.follows_stored = true;
+        } else {
+            self.decoder = decoder(&self.shape, self.segment)?;
+        }
+        Ok(self)
+    }
+
+    async fn segment_before(&self) -> Result<Option<Segment>> {
+        let size = u64::from(self.shape.segment_size.bytes());
+        let Some(start) = self.segment.0.checked_sub(size).map(Lsn) else { return Ok(None) };
+        if self.shelf.keyring.require_data_secret("comparing WAL").is_err() {
+            return Ok(None);
+        }
+        let timeline = self.shape.history.timeline_at(Lsn(self.segment.0 - 1));
+        match read_segment(&self.shelf, timeline, start, size).await {
+            Ok(stored) => Ok(stored.filter(|stored| stored.end() == self.segment)),
+            Err(Error::Repository(error)) if error.is_transient() => Err(error.into()),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The position behind the last byte taken.
@@ -109,6 +154,14 @@ impl Ingest {
                 Decoded::NeedMore => return Ok(()),
                 // An unknown layout inside a valid record: the bytes are right, and what they mean is looked at on restore.
                 Decoded::Stop(stop) if matches!(stop.reason, StopReason::Malformed(_)) => return Ok(()),
+                Decoded::Stop(stop) if self.follows_stored && stop.valid_end <= self.segment => {
+                    let what = format!(
+                        "the WAL received on timeline {} does not continue what is stored before {}: {stop}",
+                        self.timeline, self.segment
+                    );
+                    let hint = "the server was rolled back, or is a clone; register it with `asof instance add` under a name of its own";
+                    return Err(Error::damaged(what, hint));
+                }
                 Decoded::Stop(stop) => {
                     let what = format!("the WAL received on timeline {} is not valid: {stop}", self.timeline);
                     return Err(Error::damaged(
@@ -133,6 +186,7 @@ impl Ingest {
         }
         self.segment = end;
         self.stored = end;
+        self.follows_stored = false;
         self.bytes.clear();
         self.marks.clear();
         Ok(())

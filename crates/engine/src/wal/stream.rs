@@ -200,7 +200,7 @@ async fn follow(
     loop {
         let history = history_of(settings, &mut feed, timeline).await?;
         let shape = settings.constants.shape(history);
-        let mut ingest = Ingest::new(settings.shelf.clone(), shape, timeline, start)?;
+        let mut ingest = Ingest::new(settings.shelf.clone(), shape, timeline, start)?.joined().await?;
         progress.publish(&ingest);
         let end = match feed {
             Feed::Stream(connection) => {
