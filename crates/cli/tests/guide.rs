@@ -309,7 +309,7 @@ fn server() -> Server {
     let major = *majors().last().expect("a run has a major");
     let options = Options {
         hba: hba.map(str::to_owned).into(),
-        ..Options::with_config(&["password_encryption = 'scram-sha-256'"])
+        ..Options::with_config(&["password_encryption = 'scram-sha-256'", "wal_keep_size = '1GB'"])
     };
     let server = Server::running(major, &options);
     server.psql("alter role postgres password 'secret'");

@@ -87,7 +87,7 @@ async fn hz_a13_what_a_broken_attempt_stored_is_used_by_the_next_one_through_its
     let Protected { world, server, shelf, .. } = &production;
     fill_small(server);
     let inner = files_of(world, server).source;
-    let source = Arc::new(Failing { inner, reads: AtomicU64::new(1000) });
+    let source = Arc::new(Failing { inner, reads: AtomicU64::new(400) });
     let broken = Reader { source, reading: Reading::Files };
     let failed = backup::create(shelf, &link(server), broken, &request("broken"), Arc::new(Silent)).await;
     assert!(failed.expect_err("the attempt fails").to_string().contains("the disk went away"));
