@@ -206,10 +206,13 @@ async fn hz_c5_a_slot_that_the_server_gave_up_is_made_again_and_leaves_a_recorde
 async fn standby(production: &Protected) -> Server {
     let copy = production.work.path().join("standby");
     let mut basebackup = production.server.tool("pg_basebackup");
-    let made =
-        basebackup.args(["-c", "fast", "-R", "-X", "stream", "-D"]).arg(&copy).status().expect("pg_basebackup runs");
+    let made = basebackup.args(["-c", "fast", "-X", "stream", "-D"]).arg(&copy).status().expect("pg_basebackup runs");
     assert!(made.success());
     let mut standby = Server::adopt(production.server.major(), &copy);
+    // Not by pg_basebackup, which may be of a newer major and writes what an older one does not know.
+    let upstream = format!("primary_conninfo = '{}'\n", production.server.conninfo());
+    standby.write_data_file("postgresql.auto.conf", upstream.as_bytes());
+    standby.write_data_file("standby.signal", b"");
     standby.start();
     follow(production, &standby).await;
     standby

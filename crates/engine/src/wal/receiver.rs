@@ -299,7 +299,13 @@ fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
 /// Makes the slot if it is not there and returns from where on it keeps WAL.
 async fn ensure_slot(settings: &StreamSettings, feed: &mut Feed) -> Result<Lsn> {
     let mut sql = settings.server.connect().await?;
-    if sql.slot_by_sql(&settings.slot).await?.is_none() {
+    let found = sql.slot_by_sql(&settings.slot).await?;
+    let lost = found.as_ref().is_some_and(|slot| slot.wal_status.as_deref() == Some("lost"));
+    if lost {
+        // The server gave it up (`max_slot_wal_keep_size`, from 18 on also idleness), and newer ones never stream from it again.
+        sql.query_params("SELECT pg_drop_replication_slot($1)", &[Some(&settings.slot)]).await?;
+    }
+    if lost || found.is_none() {
         feed.make_slot(&settings.slot, SlotLife::Permanent).await?;
     }
     let view = sql.slot_by_sql(&settings.slot).await?;

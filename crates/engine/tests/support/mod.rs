@@ -167,7 +167,12 @@ impl Receiver {
 
     /// Waits until everything before `lsn` is stored.
     pub(crate) async fn reach(&self, lsn: Lsn) {
-        until(&self.world, &format!("WAL up to {lsn}; {:?}", self.events), || self.progress.durable() >= lsn).await;
+        let deadline = self.world.monotonic() + PATIENCE;
+        while self.progress.durable() < lsn {
+            let late = self.world.monotonic() > deadline;
+            assert!(!late, "WAL up to {lsn} was not stored, only up to {}; {:?}", self.progress.durable(), self.events);
+            self.world.sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Waits until everything that `server` has written is stored, and returns how far that is.
