@@ -32,7 +32,7 @@ use crate::wal::assemble::read_segment;
 
 pub use instance::{NewInstance, Prepared, Restored, file_owner, into_instance, prepare};
 pub use plan::{Plan, RestoreRequest, find, plan, short_id};
-pub use settings::{RESTORE_WROTE, recovery_settings, without_recovery};
+pub use settings::{RESTORE_WROTE, without_recovery};
 
 use pages::{PageWriter, confined, text};
 

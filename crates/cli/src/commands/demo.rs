@@ -88,7 +88,7 @@ async fn show(context: &Context, machine: &Machine, args: &Demo) -> Result<()> {
     let restored = bring_back(context, machine, &mut repository, &shelf, moment).await?;
     let copy = restored.running.instance.server(&context.world, "postgres")?;
     compare(&server, &copy, &before).await?;
-    wal.stop(&context.world).await?;
+    wal.stop().await?;
     look_around(machine, &restored, args.keep);
     Ok(())
 }
@@ -112,7 +112,7 @@ struct Wal {
 }
 
 impl Wal {
-    async fn stop(self, _: &asof_world::World) -> Result<()> {
+    async fn stop(self) -> Result<()> {
         self.progress.stop();
         Ok(self.running.await?)
     }

@@ -21,7 +21,7 @@ pub fn without_recovery(content: &[u8]) -> &[u8] {
 }
 
 /// The settings with which PostgreSQL recovers to the plan's target, and nothing else. Only a position is ever handed over.
-pub fn recovery_settings(plan: &Plan) -> Vec<(&'static str, String)> {
+fn recovery_settings(plan: &Plan) -> Vec<(&'static str, String)> {
     vec![
         ("recovery_target_lsn", plan.resolved.last.to_string()),
         ("recovery_target_inclusive", "on".to_owned()),
