@@ -397,7 +397,7 @@ fn a_time_without_an_offset_is_refused_with_one_that_could_be_meant() {
 }
 
 #[test]
-fn the_earliest_times_that_are_shown_can_be_restored_to() {
+fn the_times_that_are_shown_can_be_restored_to() {
     let (desk, server) = with_server();
     let printed = desk.done("backup create --name first");
     let line = printed.lines().find_map(|line| line.trim().strip_prefix("restorable from "));
@@ -409,7 +409,8 @@ fn the_earliest_times_that_are_shown_can_be_restored_to() {
     server.psql("create table later ()");
     desk.done("backup create --name second");
     desk.done("backup delete second");
-    for time in [&status, &stopped] {
+    let latest = json(&desk.done("status --json"))[0]["latest_restorable_time"].as_str().expect("a time").to_owned();
+    for time in [&status, &stopped, &latest] {
         desk.done(&format!("restore --dry-run --target-time {time}"));
     }
     let said = desk.asof(&format!("restore --dry-run --target-time {shown}"));

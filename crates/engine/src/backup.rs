@@ -49,7 +49,7 @@ use crate::shelf::Shelf;
 use crate::source::{CONTROL_FILE, Listing, Source};
 use crate::wal::feed::Feed;
 use crate::wal::shape::WalConstants;
-use crate::wal::stream::{self, Pace, StreamProgress, StreamSettings};
+use crate::wal::stream::{self, IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 
 /// How long the WAL that a backup needs may fail to arrive before the backup is given up.
 const WAL_PATIENCE: Duration = Duration::from_secs(120);
@@ -321,6 +321,7 @@ impl Attempt<'_> {
             constants: WalConstants::of(&self.control),
             slot,
             pace: Pace::Every(WAL_PACE),
+            idle: IDLE_EVERY,
         };
         let progress = Arc::new(StreamProgress::default());
         let running = stream::run(settings, feed, identity.timeline, start, progress.clone());

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use asof_postgres::control;
-use asof_postgres::lsn::Timeline;
+use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::names::segment_name;
 use asof_repository::lineage::Lineage;
 use asof_repository::map::{MapFile, PageMap, read_map};
@@ -422,16 +422,33 @@ async fn place_wal(target: &Target, plan: &Plan, jobs: usize) -> Result<u64> {
 }
 
 /// Places one segment, filled up with zeros behind what is stored of it.
-async fn place_segment(target: &Target, plan: &Plan, timeline: Timeline, start: asof_postgres::lsn::Lsn) -> Result<()> {
+async fn place_segment(target: &Target, plan: &Plan, timeline: Timeline, start: Lsn) -> Result<()> {
     let size = plan.constants.segment_size;
     let name = segment_name(timeline, size.segment_of(start), size);
-    let segment = read_segment(&target.shelf, timeline, start, u64::from(size.bytes())).await?;
-    let Some(mut segment) = segment else {
-        let what = format!("WAL segment {name} is missing from the repository");
-        return Err(Error::damaged(what, "choose a target before it, or a backup made after it"));
-    };
-    segment.bytes.resize(size.bytes() as usize, 0);
-    target.small_file(&format!("pg_wal/{name}"), &segment.bytes).await
+    let path = target.root.join(format!("pg_wal/{name}"));
+    target.small_file(&format!("pg_wal/{name}"), b"").await?;
+    let stored = plan.constants.stored_segment();
+    for offset in (0..u64::from(size.bytes())).step_by(usize::try_from(stored).expect("at most 16 MiB")) {
+        let at = Lsn(start.0 + offset);
+        let mut bytes = match read_segment(&target.shelf, timeline, at, stored).await? {
+            Some(segment) => segment.bytes,
+            None if at >= plan.resolved.end => Vec::new(),
+            None => {
+                let what = format!("WAL segment {name} is missing from the repository");
+                return Err(Error::damaged(what, "choose a target before it, or a backup made after it"));
+            }
+        };
+        bytes.resize(usize::try_from(stored).expect("at most 16 MiB"), 0);
+        let path = path.clone();
+        let write = move |target: &Target| {
+            let files = target.shelf.world.files.as_ref();
+            let mut file = files.open_write(&path).map_err(Error::files("open", &path))?;
+            file.write_at(offset, &bytes).map_err(Error::files("write", &path))?;
+            file.sync().map_err(Error::files("sync", &path))
+        };
+        target.blocking(write).await?;
+    }
+    Ok(())
 }
 
 /// The histories of a timeline and those around it.

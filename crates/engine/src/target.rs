@@ -107,16 +107,15 @@ impl<'a> Path<'a> {
         Ok(Self { shelf, constants, timeline, history })
     }
 
-    /// The timeline whose file holds the segment that begins at `start`: that of the last byte in it, as PostgreSQL reads.
-    pub fn timeline_of(&self, start: Lsn) -> Timeline {
-        let last = Lsn(start.0 + u64::from(self.constants.segment_size.bytes()) - 1);
-        self.history.timeline_at(last)
+    /// The timeline whose file holds the byte at `at`: that of the last byte in PostgreSQL's segment, as PostgreSQL reads.
+    pub fn timeline_of(&self, at: Lsn) -> Timeline {
+        let size = self.constants.segment_size;
+        self.history.timeline_at(Lsn(size.floor(at).0 + u64::from(size.bytes()) - 1))
     }
 
-    /// The stored bytes of the segment that begins at `start`.
+    /// The bytes of the stored segment that begins at `start`.
     pub async fn segment(&self, start: Lsn) -> Result<Option<crate::wal::assemble::Segment>> {
-        let size = u64::from(self.constants.segment_size.bytes());
-        read_segment(self.shelf, self.timeline_of(start), start, size).await
+        read_segment(self.shelf, self.timeline_of(start), start, self.constants.stored_segment()).await
     }
 }
 
@@ -256,7 +255,7 @@ impl<'a> Walk<'a> {
     }
 
     fn size(&self) -> u64 {
-        u64::from(self.path.constants.segment_size.bytes())
+        self.path.constants.stored_segment()
     }
 
     async fn run(&mut self, first: Lsn) -> Result<()> {

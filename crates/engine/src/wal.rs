@@ -4,6 +4,7 @@ pub mod archive;
 pub mod assemble;
 pub mod feed;
 pub mod ingest;
+mod merging;
 pub mod receiver;
 pub mod shape;
 pub mod stream;

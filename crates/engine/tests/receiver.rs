@@ -83,6 +83,28 @@ async fn a_receiver_that_is_stopped_and_started_leaves_no_gap_and_meets_no_confl
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_writes_nothing_can_be_restored_as_of_a_moment_ago() {
+    for major in majors() {
+        for hba in ["local replication all trust", "local replication all reject"] {
+            let production = production(major, &Options { hba: vec![hba.to_owned()], ..small(&[]) }).await;
+            insert(&production.server, 1);
+            production.backup("first").await;
+            let settings = production.settings(&production.server, PACE);
+            let receiver = Receiver::start(StreamSettings { idle: Duration::ZERO, ..settings });
+            receiver.catch_up(&production.server).await;
+            let now = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+            let idle: i64 = production.server.psql(now).parse().expect("a number");
+            let wanted = production.wanted(Target::Time(Timestamp(idle)), true);
+            receiver.allow(async || plan(&production.shelf, &wanted).await).await;
+            receiver.stop().await;
+            let later = Target::Time(Timestamp(idle + 3_600_000_000));
+            assert!(production.refusal(later).await.contains("latest restorable time"));
+            assert_eq!(rows(&production.restored(&wanted).await), "1");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hz_c3_of_two_receivers_one_stores_and_the_other_goes_on_behind_it() {
     let production = production(15, &small(&[])).await;
     production.backup("first").await;

@@ -36,8 +36,12 @@ pub enum Name {
     },
     /// `l/<lineage>/wal/<timeline>/<start>`: a piece of an unfinished segment.
     WalChunk(WalPosition),
+    /// `l/<lineage>/wal/<timeline>/m<level>/<start>`: several chunks in one, so that an open segment is few reads.
+    WalMerged(WalPosition, u8),
     /// `l/<lineage>/wal/<timeline>/seg/<start>`: a whole segment.
     WalSegment(WalPosition),
+    /// `l/<lineage>/wal/<timeline>/seen/<start>-<n>`: the server's clock while nothing was written behind `start`.
+    Observed(WalPosition, u32),
     /// `l/<lineage>/wal/<timeline>/history`: how the timeline came to be.
     History {
         /// The lineage.
@@ -79,7 +83,13 @@ impl fmt::Display for Name {
             Self::Pack(pack) => pack.fmt(f),
             Self::Map { lineage, attempt } => write!(f, "l/{lineage}/maps/{attempt}"),
             Self::WalChunk(at) => write!(f, "l/{}/wal/{:08x}/{:016x}", at.lineage, at.timeline, at.start),
+            Self::WalMerged(at, level) => {
+                write!(f, "l/{}/wal/{:08x}/m{level}/{:016x}", at.lineage, at.timeline, at.start)
+            }
             Self::WalSegment(at) => write!(f, "l/{}/wal/{:08x}/seg/{:016x}", at.lineage, at.timeline, at.start),
+            Self::Observed(at, number) => {
+                write!(f, "l/{}/wal/{:08x}/seen/{:016x}-{number}", at.lineage, at.timeline, at.start)
+            }
             Self::History { lineage, timeline } => write!(f, "l/{lineage}/wal/{timeline:08x}/history"),
         }
     }

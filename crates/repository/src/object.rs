@@ -25,7 +25,7 @@ use crate::store::{Body, ReadRange, Store};
 /// The format that this build writes and reads.
 pub const FORMAT: u8 = 0;
 /// The revision of format 0; a build refuses others until the format is 1.
-pub const REVISION: u8 = 1;
+pub const REVISION: u8 = 2;
 
 const MAGIC: &[u8; 4] = b"ASOF";
 const PROLOGUE_LEN: usize = 8;
@@ -50,6 +50,8 @@ pub enum Kind {
     Wal = 4,
     /// A timeline history.
     History = 5,
+    /// What the server's clock said while it wrote nothing.
+    Observation = 6,
 }
 
 /// Which keys open a section.

@@ -1,9 +1,14 @@
 //! Stored WAL: pieces of open segments, whole segments, timeline histories. Format.md, "WAL".
 //!
 //! WAL is addressed by timeline and the position of its first byte. A *chunk* is a piece of a segment that is not complete
-//! yet; where it ends the next chunk of the segment begins, so that a reader finds all of them without a listing. A
-//! *segment* is whole and supersedes the chunks of its range. Both are created once: of two receivers that store the same
-//! piece one wins, and the other checks that the stored bytes are a continuation of its own.
+//! yet; where it ends the next chunk of the segment begins, so that a reader finds all of them without a listing. *Merged*
+//! chunks repeat many small ones in one object. A *segment* is whole and supersedes the chunks of its range. All are created
+//! once: of two receivers that store the same piece one wins, and the other checks that the stored bytes are a continuation
+//! of its own.
+
+mod observed;
+
+pub use observed::{last_observation, read_observation, write_observation};
 
 use asof_world::{Id, World};
 
@@ -21,8 +26,10 @@ use crate::store::Store;
 const FRAME_LEN: usize = 256 << 10;
 /// Nearly every index of a WAL object fits into this many last bytes.
 const INDEX_GUESS: u64 = 4 << 10;
-/// The longest WAL object: PostgreSQL's largest segment.
-const MAX_LEN: u64 = 1 << 30;
+/// The longest WAL object; of larger segments each object is a part. Whoever handles WAL holds one object in memory.
+pub const MAX_WAL: u64 = 16 << 20;
+/// The highest level of merged chunks.
+pub const MERGED_LEVELS: u8 = 2;
 
 /// A moment at which the server's clock was read before its flush position was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -71,7 +78,7 @@ pub struct WalIndex {
     frames: Vec<Section>,
 }
 
-/// Builds a WAL object from plaintext; `name` is a chunk or a segment.
+/// Builds a WAL object from plaintext; `name` is a chunk, merged chunks or a segment.
 pub fn write_wal(
     world: &World,
     keyring: &Keyring,
@@ -91,7 +98,7 @@ pub fn write_wal(
 
 fn position_of(name: Name) -> WalPosition {
     match name {
-        Name::WalChunk(at) | Name::WalSegment(at) => at,
+        Name::WalChunk(at) | Name::WalMerged(at, _) | Name::WalSegment(at) => at,
         other => panic!("{other} does not name WAL"),
     }
 }
@@ -176,7 +183,7 @@ pub async fn read_wal_index(store: &dyn Store, keyring: &Keyring, signers: &Sign
 
 fn stored(name: Name, opened: Opened) -> Result<StoredWal> {
     let index = WalIndex::decode(&opened.index).map_err(|reason| Error::corrupt(name, reason))?;
-    let len = index.info.end.checked_sub(position_of(name).start).filter(|len| (1..=MAX_LEN).contains(len));
+    let len = index.info.end.checked_sub(position_of(name).start).filter(|len| (1..=MAX_WAL).contains(len));
     let in_frames: u64 = index.frames.iter().map(|frame| u64::from(frame.plain_len)).sum();
     if len != Some(in_frames) {
         return Err(Error::corrupt(name, "its length does not fit its position"));

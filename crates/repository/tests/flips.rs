@@ -20,7 +20,10 @@ use asof_repository::names::{JournalOf, Name, PackId, WalPosition};
 use asof_repository::object::{self, Kind};
 use asof_repository::pack::read_pack_index;
 use asof_repository::root::{self, Key, Repository};
-use asof_repository::wal::{WalInfo, read_history, read_wal, read_wal_index, write_history, write_wal};
+use asof_repository::wal::{
+    Observation, WalInfo, read_history, read_observation, read_wal, read_wal_index, write_history, write_observation,
+    write_wal,
+};
 use asof_world::Id;
 
 use support::{Dice, Home, Tree, Written, backup_entry, chain, page, read_tree, store_backup};
@@ -38,6 +41,12 @@ struct Scene {
     wal: Vec<(Name, Vec<u8>)>,
     history: Vec<u8>,
     entries: [u64; 2],
+}
+
+const OBSERVATION: Observation = Observation { time: 1_767_225_600_000_000, flushed: 0x110_0000 };
+
+fn observed_at(lineage: Id) -> WalPosition {
+    WalPosition { lineage, timeline: 1, start: 0x110_0000 }
 }
 
 impl Scene {
@@ -67,6 +76,7 @@ impl Scene {
         let mut wal = Vec::new();
         for (name, start, len) in [
             (Name::WalChunk(at(0x100_0000)), 0x100_0000u64, 5000),
+            (Name::WalMerged(at(0x100_0000), 1), 0x100_0000, 6000),
             (Name::WalSegment(at(0x100_0000)), 0x100_0000, 1 << 20),
         ] {
             let plain = page(len as u64, len);
@@ -78,6 +88,8 @@ impl Scene {
         }
         let history = b"1\t0/1100000\tno recovery target specified\n".to_vec();
         object::create(store, &write_history(&home.world, keyring, lineage, 2, &history)).await.unwrap();
+        let seen = write_observation(&home.world, keyring, observed_at(lineage), 0, &OBSERVATION);
+        object::create(store, &seen).await.unwrap();
         let entries = [repository.journal.number(), journal.number()];
         let (key, key_id) = (Key::parse(&new.text).unwrap(), new.id);
         let backups = [(first, tree), (second, changed)];
@@ -121,7 +133,8 @@ impl Scene {
     /// All stored objects.
     fn all(&self) -> Vec<Name> {
         let history = Name::History { lineage: self.lineage, timeline: 2 };
-        let mut names = vec![Name::Root, Name::Key(self.key_id), history];
+        let observed = Name::Observed(observed_at(self.lineage), 0);
+        let mut names = vec![Name::Root, Name::Key(self.key_id), history, observed];
         names.extend(self.slots());
         names.extend(self.maps());
         names.extend(self.packs().iter().map(|(name, _)| *name));
@@ -156,10 +169,14 @@ impl Scene {
                     }
                 }
             }
-            Name::WalChunk(_) | Name::WalSegment(_) => {
+            Name::WalChunk(_) | Name::WalMerged(..) | Name::WalSegment(_) => {
                 let (_, plain) = read_wal(store, keyring, signers, name).await?;
                 let expected = self.wal.iter().find(|(wal, _)| *wal == name).map(|(_, plain)| plain);
                 assert_eq!(Some(&plain), expected);
+            }
+            Name::Observed(at, number) => {
+                let seen = read_observation(store, keyring, signers, at, number).await?;
+                assert_eq!(seen, OBSERVATION);
             }
             Name::History { timeline, .. } => {
                 let plain = read_history(store, keyring, signers, self.lineage, timeline).await?;
@@ -280,7 +297,8 @@ async fn t6_every_bit_of_entries_wal_and_histories_counts() {
         let whole = scene.home.bytes(name);
         let kind = match name {
             Name::Entry(..) => Kind::Entry,
-            Name::WalChunk(_) => Kind::Wal,
+            Name::WalChunk(_) | Name::WalMerged(..) => Kind::Wal,
+            Name::Observed(..) => Kind::Observation,
             _ => Kind::History,
         };
         for bit in 0..whole.len() * 8 {

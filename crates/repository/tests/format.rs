@@ -21,7 +21,10 @@ use asof_repository::pack::{FrameEntry, PAGES_PER_FRAME, PackWriter, read_pack_i
 use asof_repository::root::{self, Key, Repository, RepositoryEntry};
 use asof_repository::store::Store;
 use asof_repository::store::local::LocalStore;
-use asof_repository::wal::{CommitMark, Observation, WalInfo, read_history, read_wal, write_history, write_wal};
+use asof_repository::wal::{
+    CommitMark, Observation, WalInfo, last_observation, read_history, read_wal, write_history, write_observation,
+    write_wal,
+};
 use asof_world::{Id, World};
 use serde_json::{Value, json};
 
@@ -168,8 +171,7 @@ async fn write_golden(directory: &Path) {
     journal.append(5, Entry::Takeover { reason: reason() }).await.unwrap();
 
     let at = |start| WalPosition { lineage, timeline: 1, start };
-    for (name, len) in [(Name::WalSegment(at(0x100_0000)), 1usize << 20), (Name::WalChunk(at(0x110_0000)), 5000)] {
-        let (Name::WalSegment(position) | Name::WalChunk(position)) = name else { panic!("{name}") };
+    for (name, position, len) in wal_examples(lineage) {
         let plain = [page(len as u64, 5000), vec![7; len - 5000]].concat();
         let mark = |time| Some(CommitMark { time, at: position.start + 40 });
         let info = WalInfo {
@@ -184,6 +186,9 @@ async fn write_golden(directory: &Path) {
         let wal = write_wal(&world, &repository.keyring, name, &info, &plain, &mut Encoder::new(3));
         object::create(store.as_ref(), &wal).await.unwrap();
     }
+    let seen = Observation { time: 1_767_225_800_000_000, flushed: 0x110_1388 };
+    let seen = write_observation(&world, &repository.keyring, at(0x110_1388), 0, &seen);
+    object::create(store.as_ref(), &seen).await.unwrap();
     let history =
         write_history(&world, &repository.keyring, lineage, 2, b"1\t0/10F0000\tno recovery target specified\n");
     object::create(store.as_ref(), &history).await.unwrap();
@@ -195,6 +200,17 @@ async fn write_golden(directory: &Path) {
     let text = serde_json::to_string_pretty(&described).unwrap();
     std::fs::write(directory.join("expected.json"), text + "\n").unwrap();
     std::fs::remove_dir(directory.join("repository/tmp")).unwrap();
+}
+
+/// A whole segment, and behind it a chunk that is merged with the next.
+fn wal_examples(lineage: Id) -> [(Name, WalPosition, usize); 3] {
+    let at = |start| WalPosition { lineage, timeline: 1, start };
+    let (whole, open) = (at(0x100_0000), at(0x110_0000));
+    [
+        (Name::WalSegment(whole), whole, 1 << 20),
+        (Name::WalChunk(open), open, 5000),
+        (Name::WalMerged(open, 1), open, 9000),
+    ]
 }
 
 async fn append_backup(
@@ -263,13 +279,14 @@ async fn describe(world: &World, directory: &Path, key: &Key) -> Value {
     }
     let mut wal = BTreeMap::new();
     let at = |start| WalPosition { lineage, timeline: 1, start };
-    for name in [Name::WalSegment(at(0x100_0000)), Name::WalChunk(at(0x110_0000))] {
+    for (name, ..) in wal_examples(lineage) {
         if keyring.data_secret.is_some() {
             let (stored, plain) = read_wal(store, keyring, signers, name).await.unwrap();
             assert_eq!(stored.index.digest, *blake3::hash(&plain).as_bytes());
             wal.insert(name.to_string(), describe_wal(&stored.index.info, &plain));
         }
     }
+    let (number, seen) = last_observation(store, keyring, signers, at(0x110_1388)).await.unwrap().unwrap();
     let history = read_history(store, keyring, signers, lineage, 2).await.unwrap();
     json!({
         "root": serde_json::to_value(&repository.root).unwrap(),
@@ -287,6 +304,7 @@ async fn describe(world: &World, directory: &Path, key: &Key) -> Value {
         "maps": maps,
         "packs": packs,
         "wal": wal,
+        "observed": json!([number, seen.time, seen.flushed]),
         "history": String::from_utf8(history).unwrap(),
     })
 }
@@ -380,6 +398,8 @@ async fn t14_the_stored_example_holds_every_kind_of_object_and_entry() {
             "Pack" => has(format!("{lineage}packs/"), 4),
             "Map" => has(format!("{lineage}maps/"), 4),
             "WalChunk" => has(format!("{lineage}wal/00000001/0"), 5),
+            "WalMerged" => has(format!("{lineage}wal/00000001/m1/"), 6),
+            "Observed" => has(format!("{lineage}wal/00000001/seen/"), 6),
             "WalSegment" => has(format!("{lineage}wal/00000001/seg/"), 6),
             "History" => has(format!("{lineage}wal/00000002/history"), 5),
             other => panic!("add an example of {other}"),

@@ -19,7 +19,7 @@ use asof_engine::target::{Target, Wanted};
 use asof_engine::time::rfc3339;
 use asof_engine::wal::receiver::{receive, slot_name};
 use asof_engine::wal::shape::WalConstants;
-use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_postgres::lsn::Lsn;
 use asof_repository::lineage::BackupKind;
 use asof_repository::root::{self, Repository};
@@ -126,6 +126,7 @@ async fn start_receiver(shelf: &Shelf, server: &Server) -> Result<Wal> {
         constants,
         slot: slot_name(shelf),
         pace: Pace::Every(Duration::from_secs(1)),
+        idle: IDLE_EVERY,
     };
     let progress = Arc::new(StreamProgress::default());
     let (world, shared) = (shelf.world.clone(), progress.clone());

@@ -1,9 +1,10 @@
 //! `asof status`: how well each instance is protected, derived from stored records and, where it answers, the server.
 
 use asof_engine::shelf::Shelf;
+use asof_engine::wal::assemble::latest_observation;
 use asof_engine::wal::receiver::{first_hole, restorable_end, stored_end};
 use asof_engine::wal::shape::WalConstants;
-use asof_postgres::lsn::Lsn;
+use asof_postgres::lsn::{Lsn, Timeline};
 use serde_json::{Value, json};
 
 use crate::args::OneInstance;
@@ -46,7 +47,7 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
     let state = journal.state();
     let existing = state.existing();
     let constants = WalConstants::from_facts(&state.facts)?;
-    let size = u64::from(constants.segment_size.bytes());
+    let size = constants.stored_segment();
     let stored = stored_end(shelf, state, size).await?;
     let server = flushed(context, config).await;
     let restorable = restorable_end(state, stored);
@@ -54,12 +55,21 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
         (Ok(flushed), Some(restorable)) => Some(flushed.0.saturating_sub(restorable.0)),
         _ => None,
     };
+    let latest = match (existing.last(), stored, restorable) {
+        (Some(newest), Some(stored), Some(end)) => {
+            let timeline = if end < stored.end { newest.backup.timeline } else { stored.timeline.0 };
+            let seen = latest_observation(shelf, &constants, Timeline(timeline), end).await?;
+            Some(seen.map_or(newest.backup.stopped, |seen| seen.max(newest.backup.stopped)))
+        }
+        (newest, ..) => newest.map(|newest| newest.backup.stopped),
+    };
     let hole = existing.last().and_then(|newest| first_hole(state, Lsn(newest.backup.stop)));
     Ok(json!({
         "instance": name,
         "backups": existing.len(),
         "tainted": existing.iter().filter(|state| !state.backup.tainted.is_empty()).count(),
         "earliest_restorable_time": existing.first().map(|state| exact(state.backup.stopped)),
+        "latest_restorable_time": latest.map(exact),
         "last_backup": existing.last().map(|state| state.backup.name.clone()),
         "last_backup_time": existing.last().map(|state| exact(state.backup.stopped)),
         "wal_stored_to": stored.map(|stored| stored.end.to_string()),
@@ -92,7 +102,7 @@ fn print(value: &Value) {
     anstream::println!();
     anstream::println!("{}", text("instance"));
     anstream::println!("  backups   {} (last {}, {})", value["backups"], text("last_backup"), text("last_backup_time"));
-    anstream::println!("  window    from {}", text("earliest_restorable_time"));
+    anstream::println!("  window    from {} to {}", text("earliest_restorable_time"), text("latest_restorable_time"));
     anstream::println!("  WAL       stored to {}, server at {}", text("wal_stored_to"), text("server_flushed_to"));
     match value["exposure_bytes"].as_u64() {
         Some(exposure) => anstream::println!("  exposure  {} of WAL that could not be restored", bytes(exposure)),

@@ -8,7 +8,7 @@ use asof_engine::progress::{Event, Observer};
 use asof_engine::wal::archive;
 use asof_engine::wal::receiver::{self, slot_name, stored_end};
 use asof_engine::wal::shape::WalConstants;
-use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_repository::lineage::WalEvent;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -55,7 +55,7 @@ async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()
     let journal = instance.shelf.journal().await?;
     let constants = WalConstants::from_facts(&journal.state().facts)?;
     let slot = slot_name(&instance.shelf);
-    let settings = StreamSettings { shelf: instance.shelf, server, constants, slot, pace };
+    let settings = StreamSettings { shelf: instance.shelf, server, constants, slot, pace, idle: IDLE_EVERY };
     let progress = Arc::new(StreamProgress::default());
     let stopping = tokio::spawn(stop_on_signal(progress.clone()));
     let observer: Arc<dyn Observer> = context.bar();
@@ -81,7 +81,7 @@ async fn status(context: &Context, args: OneInstance) -> Result<()> {
     let instance = context.instance(args.name.as_deref()).await?;
     let journal = instance.shelf.journal().await?;
     let constants = WalConstants::from_facts(&journal.state().facts)?;
-    let size = u64::from(constants.segment_size.bytes());
+    let size = constants.stored_segment();
     let end = stored_end(&instance.shelf, journal.state(), size).await?;
     let event = |event: &WalEvent| match *event {
         WalEvent::Started { timeline, start } => json!({ "event": "started", "timeline": timeline, "at": lsn(start) }),

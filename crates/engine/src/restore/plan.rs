@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 use crate::target::{Base, Path, Resolved, Target, Wanted, larger, resolve, timeline_to_follow};
 use crate::time::rfc3339;
-use crate::wal::assemble::read_segment_info;
+use crate::wal::assemble::latest_observation;
 use crate::wal::receiver::first_hole;
 use crate::wal::shape::WalConstants;
 
@@ -169,10 +169,7 @@ async fn plan_from(
     let timeline = match request.timeline {
         Some(timeline) => timeline,
         None if request.wanted.target == Target::Backup => Timeline(backup.timeline),
-        None => {
-            let size = u64::from(constants.segment_size.bytes());
-            timeline_to_follow(shelf, size, Timeline(backup.timeline), stop).await?
-        }
+        None => timeline_to_follow(shelf, constants.stored_segment(), Timeline(backup.timeline), stop).await?,
     };
     let path = Path::to(shelf, constants, timeline).await?;
     if !path.history.reaches(Timeline(backup.timeline), stop) {
@@ -243,15 +240,10 @@ async fn refuse_unproven_time(path: &Path<'_>, backup: &Backup, resolved: &Resol
 
 /// The latest moment of which everything is known to be stored.
 async fn latest_proven_time(path: &Path<'_>, backup: &Backup, resolved: &Resolved) -> Result<i64> {
-    let size = u64::from(path.constants.segment_size.bytes());
-    let mut latest = backup.stopped.max(resolved.before.as_ref().map_or(i64::MIN, |commit| commit.time.0));
-    let last = path.constants.segment_size.floor(Lsn(resolved.stored_to.0.saturating_sub(1)));
-    for start in [Lsn(last.0.saturating_sub(size)), last] {
-        let infos = read_segment_info(path.shelf, path.timeline_of(start), start, size).await?;
-        let seen = infos.iter().filter_map(|info| info.observed.map(|seen| seen.time)).max();
-        latest = latest.max(seen.unwrap_or(i64::MIN));
-    }
-    Ok(latest)
+    let commit = resolved.before.as_ref().map_or(i64::MIN, |commit| commit.time.0);
+    let timeline = path.timeline_of(resolved.stored_to);
+    let seen = latest_observation(path.shelf, path.constants, timeline, resolved.stored_to).await?;
+    Ok(backup.stopped.max(commit).max(seen.unwrap_or(i64::MIN)))
 }
 
 fn warnings(backup: &Backup, resolved: &Resolved) -> Vec<String> {

@@ -4,18 +4,25 @@
 //! [`Ingest::durable`] says is stored in the repository and is part of every default restore. Objects are created once: what
 //! another receiver stored first is compared, never overwritten.
 //!
-//! Memory: one segment.
+//! Memory: one stored segment, at most 16 MiB.
+
+use std::time::Duration;
 
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::wal::{Decoded, Event, StopReason, WalDecoder, WalShape};
 use asof_repository::codec::Encoder;
 use asof_repository::crypto::content_digest;
-use asof_repository::names::{Name, WalPosition};
+use asof_repository::names::Name;
+use asof_repository::object::Finished;
 use asof_repository::store::Created;
-use asof_repository::wal::{CommitMark, Observation, WalInfo, read_wal_index, write_wal};
+use asof_repository::wal::{
+    CommitMark, MAX_WAL, MERGED_LEVELS, Observation, WalIndex, WalInfo, last_observation, read_wal_index,
+    write_observation, write_wal,
+};
 use asof_world::planted;
 
-use super::assemble::{Segment, read_segment};
+use super::assemble::{Segment, index, piece, position, read_segment};
+use super::merging::Merging;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
@@ -34,7 +41,15 @@ pub struct Ingest {
     marks: Vec<CommitMark>,
     /// How far the segment in memory is stored.
     stored: Lsn,
+    merging: Merging,
+    /// Whether nothing was stored behind `stored` when we last looked.
+    at_end: bool,
+    /// Observations that no object carries yet.
     observed: Vec<Observation>,
+    /// The newest that an object carries.
+    carried: Option<Observation>,
+    /// The number of the next observation at `stored`, once somebody has looked.
+    next_observation: Option<u32>,
     /// Whether the decoder has seen the segment before.
     follows_stored: bool,
 }
@@ -45,6 +60,7 @@ impl Ingest {
         assert_eq!(shape.segment_size.offset(start), 0, "a stream begins with a segment");
         let decoder = decoder(&shape, start)?;
         let (bytes, marks, observed) = (Vec::new(), Vec::new(), Vec::new());
+        let merging = Merging::new(start);
         Ok(Self {
             shelf,
             shape,
@@ -54,7 +70,11 @@ impl Ingest {
             decoder,
             marks,
             stored: start,
+            merging,
+            at_end: false,
             observed,
+            carried: None,
+            next_observation: None,
             follows_stored: false,
         })
     }
@@ -77,7 +97,7 @@ impl Ingest {
     }
 
     async fn segment_before(&self) -> Result<Option<Segment>> {
-        let size = u64::from(self.shape.segment_size.bytes());
+        let size = self.size();
         let Some(start) = self.segment.0.checked_sub(size).map(Lsn) else { return Ok(None) };
         if self.shelf.keyring.require_data_secret("comparing WAL").is_err() {
             return Ok(None);
@@ -88,6 +108,11 @@ impl Ingest {
             Err(Error::Repository(error)) if error.is_transient() => Err(error.into()),
             Err(_) => Ok(None),
         }
+    }
+
+    /// Bytes in a stored segment.
+    fn size(&self) -> u64 {
+        u64::from(self.shape.segment_size.bytes()).min(MAX_WAL)
     }
 
     /// The position behind the last byte taken.
@@ -113,11 +138,11 @@ impl Ingest {
             return Err(Error::damaged(what, "run the receiver again; it goes on where the repository ends"));
         }
         while !bytes.is_empty() {
-            let room = self.shape.segment_size.bytes() as usize - self.bytes.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let room = self.segment.0 + self.size() - self.received().0;
+            let (now, later) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
             self.bytes.extend_from_slice(now);
             self.decode(now)?;
-            if now.len() == room {
+            if now.len() as u64 == room {
                 self.end_segment().await?;
             }
             bytes = later;
@@ -128,16 +153,69 @@ impl Ingest {
     /// Stores what came since the last call, if anything.
     pub async fn flush(&mut self) -> Result<()> {
         while self.stored < self.received() {
-            let plain = self.part(self.stored, self.received());
-            let name = Name::WalChunk(self.position(self.stored));
-            self.stored = match self.store(name, plain, self.received()).await? {
-                Created::New => self.received(),
-                Created::Exists => match self.foreign_end(name).await? {
-                    Some(end) => end,
-                    None => return Ok(()),
-                },
-            };
+            if !self.find_end().await? {
+                return Ok(());
+            }
+            let (from, end) = (self.stored, self.received());
+            if from == end {
+                return Ok(());
+            }
+            if self.next_observation.is_none() {
+                self.look_for_observations().await?;
+            }
+            match self.store(piece(&self.shelf, self.timeline, from, 0), self.part(from, end), end).await? {
+                Created::New => self.advance(0, end),
+                Created::Exists => self.at_end = false,
+            }
         }
+        Ok(())
+    }
+
+    /// Stores once more, in larger objects, what [`Self::flush`] stored in many small ones.
+    pub async fn merge(&mut self) -> Result<()> {
+        while let Some(due) = self.merging.due() {
+            let name = piece(&self.shelf, self.timeline, due.from, due.level);
+            let mut end = Some(due.to);
+            if self.store(name, self.part(due.from, due.to), due.to).await? == Created::Exists {
+                end = self.stored_before(name, due.from).await?;
+            }
+            match end {
+                Some(end) => self.merging.stored(due.level, end),
+                None => self.merging.postpone(due),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the newest observation by itself when the repository holds all WAL up to it, so that nothing else will carry it,
+    /// and the last that is stored is older by at least `age`.
+    pub async fn flush_observation(&mut self, age: Duration) -> Result<()> {
+        let unwritten = |seen: &&Observation| seen.flushed <= self.stored.0;
+        let Some(seen) = self.observed.iter().rfind(unwritten).copied() else { return Ok(()) };
+        if self.stored < self.received() || !self.find_end().await? {
+            return Ok(());
+        }
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        if self.carried.is_some_and(|carried| seen.time < carried.time.saturating_add(age)) {
+            return Ok(());
+        }
+        loop {
+            let at = position(&self.shelf, self.timeline, self.stored);
+            let Some(number) = self.next_observation else {
+                self.look_for_observations().await?;
+                continue;
+            };
+            let object = write_observation(&self.shelf.world, &self.shelf.keyring, at, number, &seen);
+            match self.create(&object).await? {
+                Created::New => {
+                    self.next_observation = Some(number + 1);
+                    break;
+                }
+                Created::Exists => self.next_observation = None,
+            }
+        }
+        self.carry(seen);
+        self.forget_observations(self.stored);
         Ok(())
     }
 
@@ -175,36 +253,83 @@ impl Ingest {
 
     async fn end_segment(&mut self) -> Result<()> {
         let end = self.received();
-        self.compare_chunks().await?;
-        let name = Name::WalSegment(self.position(self.segment));
+        // A segment supersedes the chunks of its range, so those that we did not store must say the same: they may be ours
+        // from before a restart, and the server may have been rolled back since (rule 5).
+        self.at_end = false;
+        if !self.find_end().await? {
+            return Err(self.conflict(piece(&self.shelf, self.timeline, self.stored, 0)));
+        }
+        let name = Name::WalSegment(position(&self.shelf, self.timeline, self.segment));
         let plain = self.part(self.segment, end);
         if self.store(name, plain, end).await? == Created::Exists {
-            let there = self.index(name).await?;
-            if there.index.digest != content_digest(&self.bytes) && !planted("c3") {
+            let there = self.there(name).await?;
+            if there.digest != content_digest(&self.bytes) && !planted("c3") {
                 return Err(self.conflict(name));
             }
         }
         self.segment = end;
-        self.stored = end;
         self.follows_stored = false;
         self.bytes.clear();
         self.marks.clear();
+        self.advance(MERGED_LEVELS, end);
+        self.at_end = false;
         Ok(())
     }
 
-    /// A segment supersedes the chunks of its range, so those that we did not store must say the same: they may be ours from
-    /// before a restart, and the server may have been rolled back since (rule 5).
-    async fn compare_chunks(&mut self) -> Result<()> {
-        while self.stored < self.received() {
-            let name = Name::WalChunk(self.position(self.stored));
-            match self.foreign_end(name).await {
-                Ok(Some(end)) => self.stored = end,
-                Ok(None) => return Err(self.conflict(name)),
-                Err(Error::Repository(error)) if error.is_not_found() => return Ok(()),
-                Err(error) => return Err(error),
+    /// Goes over what somebody stored of the segment in memory, ourselves before a restart or another receiver, comparing it,
+    /// up to its end; false when that end is ahead of us.
+    async fn find_end(&mut self) -> Result<bool> {
+        while !self.at_end {
+            // What is merged is stored as chunks before.
+            let chunk = piece(&self.shelf, self.timeline, self.stored, 0);
+            let Some(there) = index(&self.shelf, chunk).await? else {
+                self.at_end = true;
+                return Ok(true);
+            };
+            let mut found = None;
+            for level in (1..=MERGED_LEVELS).rev() {
+                let name = piece(&self.shelf, self.timeline, self.stored, level);
+                if let Some(there) = index(&self.shelf, name).await?
+                    && let Some(end) = self.compare(name, self.stored, &there.index)?
+                {
+                    found = Some((level, end, there.index.info.observed));
+                    break;
+                }
             }
+            if found.is_none()
+                && let Some(end) = self.compare(chunk, self.stored, &there.index)?
+            {
+                found = Some((0, end, there.index.info.observed));
+            }
+            let Some((level, end, observed)) = found else { return Ok(false) };
+            observed.into_iter().for_each(|seen| self.carry(seen));
+            self.advance(level, end);
+            (self.at_end, self.next_observation) = (false, None);
         }
+        Ok(true)
+    }
+
+    /// An object of `level` that ends at `end` is stored.
+    fn advance(&mut self, level: u8, end: Lsn) {
+        self.merging.stored(level, end);
+        self.stored = end;
+        self.next_observation = Some(0);
+    }
+
+    /// What was observed at the end of what is stored goes into the next chunk, or the latest restorable time would step back.
+    async fn look_for_observations(&mut self) -> Result<()> {
+        let Shelf { store, keyring, signers, .. } = &self.shelf;
+        let at = position(&self.shelf, self.timeline, self.stored);
+        let last = last_observation(store.as_ref(), keyring, signers, at).await?;
+        self.next_observation = Some(last.map_or(0, |(number, _)| number + 1));
+        last.into_iter().for_each(|(_, seen)| self.carry(seen));
         Ok(())
+    }
+
+    fn carry(&mut self, seen: Observation) {
+        if self.carried.is_none_or(|carried| carried.flushed <= seen.flushed) {
+            self.carried = Some(seen);
+        }
     }
 
     fn part(&self, from: Lsn, to: Lsn) -> Vec<u8> {
@@ -212,25 +337,30 @@ impl Ingest {
         self.bytes[at(from)..at(to)].to_vec()
     }
 
-    fn position(&self, start: Lsn) -> WalPosition {
-        WalPosition { lineage: self.shelf.lineage, timeline: self.timeline.0, start: start.0 }
-    }
-
     async fn store(&mut self, name: Name, plain: Vec<u8>, end: Lsn) -> Result<Created> {
         let info = self.info(end.0 - plain.len() as u64, end.0);
+        let observed = info.observed;
         let (world, keyring) = (self.shelf.world.clone(), self.shelf.keyring.clone());
         let seal = move || write_wal(&world, &keyring, name, &info, &plain, &mut Encoder::new(LEVEL));
         let object = self.shelf.world.compute(seal).await;
-        let created = match self.shelf.store.create(&name.to_string(), object.body.clone()).await {
-            Err(_) if planted("c10") => Created::New,
-            created => created?,
-        };
-        self.forget_observations(end);
+        let created = self.create(&object).await?;
+        if created == Created::New {
+            observed.into_iter().for_each(|seen| self.carry(seen));
+            self.forget_observations(end);
+        }
         Ok(created)
+    }
+
+    async fn create(&self, object: &Finished) -> Result<Created> {
+        match self.shelf.store.create(&object.name.to_string(), object.body.clone()).await {
+            Err(_) if planted("c10") => Ok(Created::New),
+            created => Ok(created?),
+        }
     }
 
     fn info(&self, start: u64, end: u64) -> WalInfo {
         let marks: Vec<_> = self.marks.iter().filter(|mark| (start..end).contains(&mark.at)).copied().collect();
+        let carried = self.carried.filter(|seen| seen.flushed <= end);
         WalInfo {
             system_identifier: self.shape.system_identifier,
             segment_size: u64::from(self.shape.segment_size.bytes()),
@@ -238,29 +368,31 @@ impl Ingest {
             first_commit: marks.first().copied(),
             last_commit: marks.last().copied(),
             latest_time: marks.iter().map(|mark| mark.time).max(),
-            observed: self.observed.iter().rfind(|seen| seen.flushed <= end).copied(),
+            observed: self.observed.iter().rfind(|seen| seen.flushed <= end).copied().or(carried),
         }
     }
 
-    /// Observations that an object carries are not needed again, but the newest of them is: the segment repeats it.
+    /// Observations that an object carries are not needed again.
     fn forget_observations(&mut self, end: Lsn) {
-        let carried = self.observed.iter().filter(|seen| seen.flushed <= end.0).count();
-        self.observed.drain(..carried.saturating_sub(1));
+        self.observed.retain(|seen| seen.flushed > end.0);
     }
 
-    async fn index(&self, name: Name) -> Result<asof_repository::wal::StoredWal> {
+    async fn there(&self, name: Name) -> Result<WalIndex> {
         let Shelf { store, keyring, signers, .. } = &self.shelf;
-        Ok(read_wal_index(store.as_ref(), keyring, signers, name).await?)
+        Ok(read_wal_index(store.as_ref(), keyring, signers, name).await?.index)
     }
 
-    /// Where a chunk ends that somebody else stored under our name; `None` while it is ahead of us.
-    async fn foreign_end(&self, name: Name) -> Result<Option<Lsn>> {
-        let there = self.index(name).await?;
-        let end = Lsn(there.index.info.end);
+    /// Where an object ends that somebody else stored at `from`; `None` while it is ahead of us.
+    async fn stored_before(&self, name: Name, from: Lsn) -> Result<Option<Lsn>> {
+        self.compare(name, from, &self.there(name).await?)
+    }
+
+    fn compare(&self, name: Name, from: Lsn, there: &WalIndex) -> Result<Option<Lsn>> {
+        let end = Lsn(there.info.end);
         if end > self.received() {
             return Ok(None);
         }
-        if there.index.digest != content_digest(&self.part(self.stored, end)) {
+        if there.digest != content_digest(&self.part(from, end)) {
             return Err(self.conflict(name));
         }
         Ok(Some(end))

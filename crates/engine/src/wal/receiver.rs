@@ -221,7 +221,7 @@ async fn receive_once(
     let kept = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
     let mut journal = settings.shelf.journal().await?;
-    let size = u64::from(settings.constants.segment_size.bytes());
+    let size = settings.constants.stored_segment();
     let stored = stored_end(&settings.shelf, journal.state(), size).await?;
     let decision = begin(stored, &identity, &history, kept);
     let (timeline, start, entry) = act_on(&decision)?;

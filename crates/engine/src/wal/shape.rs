@@ -7,6 +7,7 @@ use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{BlockSize, WalSegmentSize};
 use asof_postgres::version::Major;
 use asof_postgres::wal::WalShape;
+use asof_repository::wal::MAX_WAL;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -53,6 +54,11 @@ impl WalConstants {
             wal_block_size: block("wal_block_size")?,
             block_size: block("block_size")?,
         })
+    }
+
+    /// Bytes in a stored segment: PostgreSQL's, or 16 MiB where that is larger, so that nobody holds more in memory.
+    pub fn stored_segment(&self) -> u64 {
+        u64::from(self.segment_size.bytes()).min(MAX_WAL)
     }
 
     /// The shape of WAL on the newest timeline of `history`.

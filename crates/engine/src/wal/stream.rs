@@ -134,6 +134,8 @@ pub struct StreamSettings {
     pub slot: String,
     /// How soon the open segment is stored.
     pub pace: Pace,
+    /// How often the server's clock is stored while it writes nothing: [`IDLE_EVERY`], or more often for a test.
+    pub idle: Duration,
 }
 
 /// How a timeline's stream ended.
@@ -141,6 +143,9 @@ enum End {
     Stopped,
     Switched { timeline: Timeline },
 }
+
+/// How far the latest restorable time of an idle instance lags behind.
+pub const IDLE_EVERY: Duration = Duration::from_secs(30);
 
 /// How often the server's clock is read.
 const OBSERVE_EVERY: Duration = Duration::from_secs(2);
@@ -257,6 +262,7 @@ async fn ask(
             flushed = world.monotonic();
             progress.publish(ingest);
         }
+        keep_house(settings, ingest, progress).await?;
         if progress.wants_stop() {
             return Ok(End::Stopped);
         }
@@ -385,10 +391,19 @@ async fn receive(
         if progress.publish(ingest) {
             tell(&mut nudge);
         }
+        keep_house(settings, ingest, progress).await?;
         if progress.wants_stop() {
             return Ok(End::Stopped);
         }
     }
+}
+
+/// What no commit waits for.
+async fn keep_house(settings: &StreamSettings, ingest: &mut Ingest, progress: &StreamProgress) -> Result<()> {
+    ingest.merge().await?;
+    // The last word before it ends is worth an object.
+    let age = if progress.wants_stop() { Duration::from_micros(1) } else { settings.idle };
+    ingest.flush_observation(age).await
 }
 
 /// Has the server told how far we are, now. One nudge that is not yet heard is as good as many.

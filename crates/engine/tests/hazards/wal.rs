@@ -5,22 +5,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use asof_engine::progress::Silent;
 use asof_engine::server;
 use asof_engine::shelf::Shelf;
 use asof_engine::target::Target;
 use asof_engine::wal::archive::{Pushed, get, push};
-use asof_engine::wal::assemble::read_segment;
+use asof_engine::wal::assemble::{latest_observation, read_segment};
 use asof_engine::wal::ingest::Ingest;
 use asof_engine::wal::receiver;
 use asof_engine::wal::shape::WalConstants;
-use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_postgres::control::ControlFile;
 use asof_postgres::history::TimelineHistory;
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::wal::{Decoded, WalDecoder};
 use asof_repository::store::local::LocalStore;
+use asof_repository::wal::Observation;
 use asof_testkit::{Options, Workdir, digests, fill_small};
 use asof_world::World;
 
@@ -112,6 +114,70 @@ async fn hz_c10_a_full_disk_stops_the_acknowledgement_and_nothing_else() {
     assert_eq!(stored.readable().await, stored.bytes);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c6_an_open_segment_of_many_small_chunks_is_few_reads_after_a_restart_too() {
+    let (opened, counted) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (opens, counts) = (opened.clone(), counted.clone());
+    let world = Failing::world(&World::real(), move |operation, _| {
+        let one = operation == "open" && counts.load(Ordering::Relaxed);
+        opens.fetch_add(usize::from(one), Ordering::Relaxed);
+        Ok(())
+    });
+    let stored = Stored::in_world(&world).await;
+    let pieces: Vec<_> = stored.bytes.chunks(stored.bytes.len() / 1500).collect();
+    let (first, second) = pieces.split_at(700);
+    let receive = async |ingest: &mut Ingest, pieces: &[&[u8]]| {
+        for piece in pieces {
+            ingest.take(ingest.received(), piece).await.expect("valid WAL");
+            ingest.flush().await.expect("the store works");
+            ingest.merge().await.expect("the store works");
+            assert_eq!(ingest.durable(), ingest.received());
+        }
+    };
+    receive(&mut stored.ingest(), first).await;
+    // A receiver that was started again begins with the segment.
+    let mut ingest = stored.ingest();
+    let sent_again: Vec<u8> = first.concat();
+    receive(&mut ingest, &[&sent_again]).await;
+    receive(&mut ingest, second).await;
+    counted.store(true, Ordering::Relaxed);
+    assert_eq!(stored.readable().await, stored.bytes);
+    let (opened, chunks) = (opened.load(Ordering::Relaxed), pieces.len());
+    assert!(opened < 100, "{chunks} chunks cost {opened} reads");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_latest_restorable_time_of_an_idle_instance_moves_on_and_never_back() {
+    let stored = Stored::in_world(&World::real()).await;
+    let cut = stored.bytes.len() / 2;
+    let middle = Lsn(stored.start.0 + cut as u64);
+    let at = |time| Observation { time, flushed: middle.0 };
+    let latest = async |end| latest_observation(&stored.shelf, &stored.constants, Timeline::FIRST, end).await;
+    let mut ingest = stored.ingest();
+    ingest.take(stored.start, &stored.bytes[..cut]).await.expect("valid WAL");
+    ingest.observe(at(1_000_000));
+    ingest.flush_observation(Duration::ZERO).await.expect("the store works");
+    assert_eq!(latest(middle).await.expect("read"), None, "the WAL before it is not stored");
+    ingest.flush().await.expect("the store works");
+    assert_eq!(latest(middle).await.expect("read"), Some(1_000_000));
+    for (time, told) in [(1_500_000, 1_000_000), (2_000_000, 2_000_000), (2_100_000, 2_000_000), (9_000_000, 9_000_000)]
+    {
+        ingest.observe(at(time));
+        ingest.flush_observation(Duration::from_secs(1)).await.expect("the store works");
+        assert_eq!(latest(middle).await.expect("read"), Some(told), "observed at {time}");
+    }
+    // Nobody tells the next receiver; it reads what was seen, and its first chunk says so.
+    let mut ingest = stored.ingest();
+    ingest.take(stored.start, &stored.bytes[..cut]).await.expect("valid WAL");
+    ingest.take(middle, &stored.bytes[cut..]).await.expect("valid WAL");
+    ingest.flush().await.expect("the store works");
+    assert_eq!(latest(ingest.durable()).await.expect("read"), Some(9_000_000));
+    // An observation that no WAL proves yet is not told.
+    ingest.observe(Observation { time: 20_000_000, flushed: ingest.received().0 + 1 });
+    ingest.flush_observation(Duration::ZERO).await.expect("the store works");
+    assert_eq!(latest(ingest.durable()).await.expect("read"), Some(9_000_000));
+}
+
 /// A segment that the server completed: its name and its file.
 fn completed(stage: &Stage) -> (String, PathBuf) {
     let name = stage
@@ -186,6 +252,7 @@ async fn hz_c6_a_commit_that_was_acknowledged_is_in_the_next_restore_although_it
         constants: stage.constants().await,
         slot: receiver::slot_name(&stage.shelf),
         pace: Pace::AtOnce,
+        idle: IDLE_EVERY,
     };
     let progress = Arc::new(StreamProgress::default());
     let following = progress.clone();
@@ -267,7 +334,8 @@ async fn hz_c8_segments_of_every_size_come_back() {
         for name in ["one", "two"] {
             stage.back_up(name).await.expect("the backup is made");
             expected.push((name, digests(&stage.server(), "postgres")));
-            stage.sql("create table if not exists more as select n, repeat('x', 500) from generate_series(1, 6000) n");
+            // More than the 16 MiB of a stored object.
+            stage.sql("create table if not exists more as select n, repeat('x', 500) from generate_series(1, 40000) n");
         }
         for (name, expected) in expected {
             let restored = stage.start(&stage.restore_to(name, Target::Backup, name).await);

@@ -17,7 +17,7 @@ use asof_engine::source::{FilesSource, SqlSource};
 use asof_engine::target::{Target, Wanted};
 use asof_engine::wal::receiver;
 use asof_engine::wal::shape::WalConstants;
-use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::version::Major;
@@ -130,13 +130,14 @@ impl Protected {
             constants: constants(server),
             slot: receiver::slot_name(&self.shelf),
             pace,
+            idle: IDLE_EVERY,
         }
     }
 
     /// Until when WAL is stored without a hole, as the repository shows it.
     pub(crate) async fn stored_end(&self) -> (Timeline, Lsn) {
         let journal = self.shelf.journal().await.expect("the journal is read");
-        let size = u64::from(constants(&self.server).segment_size.bytes());
+        let size = constants(&self.server).stored_segment();
         let stored = receiver::stored_end(&self.shelf, journal.state(), size).await.expect("WAL is found");
         let stored = stored.expect("some WAL is stored");
         (stored.timeline, stored.end)
@@ -180,6 +181,15 @@ impl Receiver {
         let flushed = flushed(server);
         self.reach(flushed).await;
         flushed
+    }
+
+    /// Waits until `attempt` succeeds.
+    pub(crate) async fn allow<T>(&self, attempt: impl AsyncFn() -> Result<T>) {
+        let deadline = self.world.monotonic() + PATIENCE;
+        while let Err(error) = attempt().await {
+            assert!(self.world.monotonic() < deadline, "{}; {:?}", chain(&error), self.events);
+            self.world.sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Stops it in order.

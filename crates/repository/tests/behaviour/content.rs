@@ -12,7 +12,8 @@ use asof_repository::pack::{PAGES_PER_FRAME, PackWriter, read_pack_index};
 use asof_repository::root::{self, Repository};
 use asof_repository::store::ReadRange;
 use asof_repository::wal::{
-    CommitMark, Observation, WalInfo, read_history, read_wal, read_wal_index, write_history, write_wal,
+    CommitMark, Observation, WalInfo, last_observation, read_history, read_wal, read_wal_index, write_history,
+    write_observation, write_wal,
 };
 use asof_world::Id;
 use proptest::prelude::*;
@@ -270,7 +271,7 @@ async fn an_object_of_another_revision_or_with_an_unknown_feature_asks_for_anoth
     let object = write_history(&home.world, &repository.keyring, LINEAGE, 2, b"1\t0/5000000\tno reason\n");
     // Prologue; then the header, which begins behind it because nothing else stands before.
     for (at, says) in
-        [(4, "format 1.1"), (5, "format 0.3"), (8 + 5, "format 0.3"), (8 + 10, "feature"), (8 + 12, "feature")]
+        [(4, "format 1.2"), (5, "format 0.0"), (8 + 5, "format 0.0"), (8 + 10, "feature"), (8 + 12, "feature")]
     {
         let mut bytes = object.body.as_slice().to_vec();
         bytes[at] ^= if at == 4 { 1 } else { 2 };
@@ -440,6 +441,24 @@ async fn a_torn_page_is_marked_in_the_map() {
 }
 
 #[tokio::test]
+async fn the_last_observation_is_found_without_a_listing_however_many_there_are() {
+    let (home, repository) = scene().await;
+    let (store, keyring, signers) = (home.store(), &repository.keyring, repository.journal.signers());
+    let at = WalPosition { lineage: LINEAGE, timeline: 1, start: 0x100_0000 };
+    for number in 0..70u32 {
+        let last = last_observation(store.as_ref(), keyring, signers, at).await.unwrap();
+        assert_eq!(
+            last.map(|(number, seen)| (number + 1, seen.time)).unwrap_or((0, -1)),
+            (number, i64::from(number) - 1)
+        );
+        let seen = Observation { time: i64::from(number), flushed: 0x100_0000 };
+        object::create(store.as_ref(), &write_observation(&home.world, keyring, at, number, &seen)).await.unwrap();
+    }
+    let elsewhere = WalPosition { start: 0x100_0001, ..at };
+    assert_eq!(last_observation(store.as_ref(), keyring, signers, elsewhere).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn names_are_made_of_ids_and_numbers() {
     let id = Id([0xab; 16]);
     let text = id.to_string();
@@ -452,7 +471,9 @@ async fn names_are_made_of_ids_and_numbers() {
     check(Name::Pack(PackId { lineage: id, attempt: id, number: 10 }), format!("l/{text}/packs/{text}-10"));
     check(Name::Map { lineage: id, attempt: id }, format!("l/{text}/maps/{text}"));
     check(Name::WalChunk(at), format!("l/{text}/wal/0000001a/0000000101000000"));
+    check(Name::WalMerged(at, 2), format!("l/{text}/wal/0000001a/m2/0000000101000000"));
     check(Name::WalSegment(at), format!("l/{text}/wal/0000001a/seg/0000000101000000"));
+    check(Name::Observed(at, 7), format!("l/{text}/wal/0000001a/seen/0000000101000000-7"));
     check(Name::History { lineage: id, timeline: 26 }, format!("l/{text}/wal/0000001a/history"));
 }
 
