@@ -280,6 +280,17 @@ pub(crate) enum WalCommand {
         #[arg(long)]
         instance: Option<String>,
     },
+    /// Fetch what a recovering server will ask for next: `get` starts this by itself.
+    #[command(hide = true)]
+    Prefetch {
+        /// The segment that it has.
+        name: String,
+        /// Where it wants its files.
+        path: PathBuf,
+        /// The instance; may be left out when there is only one.
+        #[arg(long)]
+        instance: Option<String>,
+    },
     /// Show how far WAL is stored.
     Status(OneInstance),
 }

@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use asof_testkit::{Options, Server, Workdir};
 use serde_json::Value;
@@ -492,6 +493,48 @@ fn wal_get_ends_with_0_for_a_file_1_for_none_and_200_when_nobody_can_tell() {
     fs::rename(desk.path("repository"), desk.path("unmounted")).expect("moved");
     desk.refused(&format!("wal get {stored} absent"), 200, &[]);
     assert!(!desk.path("absent").exists());
+}
+
+#[test]
+fn wal_get_fetches_ahead_and_leaves_nothing_when_it_has_handed_out_all_there_is() {
+    let (desk, server) = protected();
+    let pg_wal = server.data_dir().join("pg_wal");
+    let push = |_| {
+        let name =
+            server.psql("select pg_logical_emit_message(true, 'a', 'b'); select pg_walfile_name(pg_switch_wal())");
+        let name = name.lines().last().expect("a name").to_owned();
+        desk.done(&format!("wal push {}", pg_wal.join(&name).display()));
+        name
+    };
+    let names: Vec<String> = (0..11).map(push).collect();
+    fs::create_dir(desk.path("in")).expect("made");
+    desk.done(&format!("wal get {} in/RECOVERYXLOG", names[0]));
+    // Another process fetches what follows.
+    let lineage =
+        fs::read_dir(desk.path("repository/l")).expect("listed").next().expect("one").expect("read").file_name();
+    let ahead = desk.path("in/asof-prefetch").join(lineage);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !ahead.join(&names[8]).exists() {
+        assert!(Instant::now() < deadline, "the eighth segment ahead was not fetched");
+        std::thread::yield_now();
+    }
+    assert!(!ahead.join(&names[9]).exists(), "it is bounded");
+    // Its WAL is not asked for any more; only what is ready can be handed out.
+    let wal = ahead.file_name().map(|lineage| desk.path("repository/l").join(lineage).join("wal")).expect("a name");
+    fs::rename(&wal, desk.path("unmounted")).expect("moved");
+    for name in &names[1..5] {
+        desk.done(&format!("wal get {name} in/RECOVERYXLOG"));
+        assert_eq!(
+            fs::read(desk.path("in/RECOVERYXLOG")).expect("written"),
+            fs::read(pg_wal.join(name)).expect("readable")
+        );
+    }
+    // A file that is cut is as good as none.
+    fs::write(ahead.join(&names[5]), "short").expect("written");
+    desk.refused(&format!("wal get {} in/RECOVERYXLOG", names[5]), 1, &[&names[5]]);
+    assert!(!desk.path("in/asof-prefetch").exists(), "the server has all there is");
+    fs::rename(desk.path("unmounted"), &wal).expect("moved");
+    desk.done(&format!("wal get {} in/RECOVERYXLOG", names[10]));
 }
 
 #[test]

@@ -5,6 +5,7 @@ pub mod assemble;
 pub mod feed;
 pub mod ingest;
 mod merging;
+pub mod prefetch;
 pub mod receiver;
 pub mod shape;
 pub mod stream;

@@ -128,6 +128,11 @@ pub trait Files: Send + Sync {
         }
         self.sync_dir(path)
     }
+    /// Takes the lock of a file, which is created if need be, until the answer is dropped or this process ends; `None` while
+    /// somebody else has it.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} cannot be locked here", path.display())))
+    }
     /// The entries of a directory, without `.` and `..`, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
     /// Attributes of the entry itself; a symbolic link is not followed.

@@ -256,6 +256,15 @@ impl Files for KernelFiles {
         Ok(rustix::fs::syncfs(fs::File::open(path)?)?)
     }
 
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         fs::read_dir(path)?
             .map(|entry| {

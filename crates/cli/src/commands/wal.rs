@@ -1,14 +1,17 @@
 //! `asof wal`: received and looked at.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use asof_engine::progress::{Event, Observer};
 use asof_engine::wal::archive;
+use asof_engine::wal::prefetch::Prefetched;
 use asof_engine::wal::receiver::{self, slot_name, stored_end};
 use asof_engine::wal::shape::WalConstants;
 use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
+use asof_postgres::names::WalFileName;
 use asof_repository::lineage::WalEvent;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +33,7 @@ pub(crate) async fn run(context: &Context, command: WalCommand) -> Result<()> {
             Ok(false) => Err(Failure::Absent(name)),
             Err(failure) => Err(Failure::CannotTell(Box::new(failure))),
         },
+        WalCommand::Prefetch { name, path, instance } => prefetch(context, instance.as_deref(), &name, &path).await,
         WalCommand::Status(args) => status(context, args).await,
     }
 }
@@ -44,9 +48,47 @@ async fn push(context: &Context, instance: Option<&str>, path: &Path) -> Result<
 }
 
 async fn get(context: &Context, instance: Option<&str>, name: &str, path: &Path) -> Result<bool> {
-    let instance = context.instance(instance).await?;
-    let constants = WalConstants::from_facts(&instance.shelf.journal().await?.state().facts)?;
-    Ok(archive::get(&instance.shelf, &constants, name, path).await?)
+    let opened = context.instance(instance).await?;
+    let ready = Prefetched::beside(&opened.shelf, path);
+    if let Some(taken) = ready.take(name, path).await {
+        if taken.runs_low {
+            start_prefetch(context, instance, name, path);
+        }
+        return Ok(true);
+    }
+    let constants = WalConstants::from_facts(&opened.shelf.journal().await?.state().facts)?;
+    let found = archive::get(&opened.shelf, &constants, name, path).await?;
+    if matches!(WalFileName::parse(name.as_bytes(), constants.segment_size), Ok(WalFileName::Segment { .. })) {
+        match found {
+            true => start_prefetch(context, instance, name, path),
+            // What is left over takes space and nothing else: the answer does not depend on it.
+            false => drop(ready.clear().await),
+        }
+    }
+    Ok(found)
+}
+
+/// Lets a process of its own fetch what the server will ask for next. Nothing depends on it.
+fn start_prefetch(context: &Context, instance: Option<&str>, name: &str, path: &Path) {
+    use std::os::unix::process::CommandExt;
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = std::process::Command::new(program);
+    if let Some(config) = &context.config {
+        command.arg("--config").arg(config);
+    }
+    command.arg("--quiet").args(["wal", "prefetch", name]).arg(path);
+    if let Some(instance) = instance {
+        command.args(["--instance", instance]);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    // It ends by itself, and outlives us: the server waits only for us.
+    drop(command.spawn());
+}
+
+async fn prefetch(context: &Context, instance: Option<&str>, name: &str, path: &Path) -> Result<()> {
+    let opened = context.instance(instance).await?;
+    let constants = WalConstants::from_facts(&opened.shelf.journal().await?.state().facts)?;
+    Ok(Prefetched::beside(&opened.shelf, path).fill(&constants, name).await?)
 }
 
 async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()> {

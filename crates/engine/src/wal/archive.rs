@@ -206,7 +206,8 @@ async fn read_piece(shelf: &Shelf, path: &Path, offset: u64) -> Result<Vec<u8>> 
     shelf.world.blocking(work).await.map_err(Error::files("read", path))
 }
 
-/// PostgreSQL takes whatever lies at the path once we say yes: it appears there whole and synced, or not at all.
+/// PostgreSQL takes whatever lies at the path once we say yes, so it appears there whole or not at all. It is not synced: after a
+/// crash PostgreSQL asks again, and what it keeps it syncs itself (`KeepFileRestoredFromArchive`, since 10 by `durable_rename`).
 struct NewFile {
     shelf: Shelf,
     path: PathBuf,
@@ -217,14 +218,12 @@ struct NewFile {
 
 impl NewFile {
     async fn create(shelf: &Shelf, path: &Path) -> Result<Self> {
+        // Somebody else may write the same file at the same moment.
         let mut beside = path.to_owned().into_os_string();
-        beside.push(".asof");
+        beside.push(format!(".{}", shelf.world.id()));
         let (files, target) = (shelf.world.files.clone(), PathBuf::from(beside));
         let beside = target.clone();
-        let create = move || {
-            let _ = files.remove_file(&target);
-            files.create(&target, 0o600, WriteMode::Cached)
-        };
+        let create = move || files.create(&target, 0o600, WriteMode::Cached);
         let file = shelf.world.blocking(create).await.map_err(Error::files("create", &beside))?;
         Ok(Self { shelf: shelf.clone(), path: path.to_owned(), beside, file: Some(file), len: 0 })
     }
@@ -241,11 +240,8 @@ impl NewFile {
     async fn finish(self) -> Result<()> {
         let Self { shelf, path, beside, file, .. } = self;
         let (files, target) = (shelf.world.files.clone(), path.clone());
-        let mut file = file.expect("a failed write is not followed by another");
-        let finish = move || {
-            file.sync()?;
-            files.rename(&beside, &target)
-        };
+        drop(file);
+        let finish = move || files.rename(&beside, &target);
         shelf.world.blocking(finish).await.map_err(Error::files("write", &path))
     }
 }
