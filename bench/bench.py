@@ -8,7 +8,8 @@ into a fresh repository, a restore into an empty directory, one per cent of the 
 interleaved, so that a slow minute of the machine hits all tools alike. Wall time and processor time (user and system, of the
 tool with all its processes, and the server's share) are printed as medians, and as ratios to pgBackRest. The page cache is
 left warm: what is measured is work, not the disk's mood. Needs the release binary: cargo build --release -p asof-cli.
-Root runs the tools and the server as the user postgres. Everything lies below --work and is removed at the end.
+Then a burst of WAL: archived segment by segment, received through a slot, and recovered through restore_command, against cp. Root
+runs the tools and the server as the user postgres. Everything lies below --work and is removed at the end.
 """
 
 import argparse
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+import wal
 
 
 class Failed(Exception):
@@ -81,7 +84,7 @@ class Cluster:
         run([f"{self.bindir}/initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-k", "--locale=C", "-E", "UTF8"], self.user)
         settings = {"port": self.port, "unix_socket_directories": self.socket, "listen_addresses": "", "fsync": "on",
                     "shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
-                    "wal_level": "replica", "synchronous_commit": "off", "archive_mode": "off"}
+                    "wal_level": "replica", "wal_keep_size": "6GB", "synchronous_commit": "off", "archive_mode": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self.log = open(f"{self.work}/server.log", "ab")
         self.process = spawn([f"{self.bindir}/postgres", "-D", self.data, *options], self.user, self.log)
@@ -273,6 +276,8 @@ def main():
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     parser.add_argument("--size-gib", type=float, default=6)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--wal-segments", type=int, default=200, help="0 leaves the WAL part out")
+    parser.add_argument("--recoveries", type=int, default=3)
     parser.add_argument("--bindir", default="/usr/lib/postgresql/15/bin")
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     parser.add_argument("--work", default=None)
@@ -300,7 +305,10 @@ def main():
             for tool in tools:
                 one_round(cluster, tool, number, results)
         peer = tools[-2].name if len(tools) > 2 else tools[0].name
-        report(results, peer)
+        if arguments.runs:
+            report(results, peer)
+        if arguments.wal_segments:
+            results["wal"] = wal.compare(sys.modules[__name__], cluster, arguments)
         print("\n" + json.dumps({"size_gib": arguments.size_gib, "runs": arguments.runs, "results": results}))
     except Failed as error:
         print(f"error: {error}", file=sys.stderr)

@@ -76,9 +76,9 @@ async fn store_segment(
     let shape = constants.shape(history_of(shelf, timeline).await?);
     let mut left = if whole { u64::MAX } else { valid_len(shelf, shape.clone(), start, path).await? };
     let mut ingest = Ingest::new(shelf.clone(), shape, timeline, start)?;
-    let mut offset = 0;
+    let (mut offset, mut piece) = (0, Vec::new());
     while left > 0 {
-        let mut piece = read_piece(shelf, path, offset).await?;
+        piece = read_piece(shelf, path, offset, piece).await?;
         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         if piece.is_empty() {
             break;
@@ -99,9 +99,9 @@ async fn store_segment(
 async fn valid_len(shelf: &Shelf, shape: WalShape, start: Lsn, path: &Path) -> Result<u64> {
     let mut decoder =
         WalDecoder::new(shape, start).map_err(|error| Error::damaged(error.to_string(), "check the file"))?;
-    let mut offset = 0;
+    let (mut offset, mut piece) = (0, Vec::new());
     loop {
-        let piece = read_piece(shelf, path, offset).await?;
+        piece = read_piece(shelf, path, offset, piece).await?;
         offset += piece.len() as u64;
         decoder.feed(&piece);
         while let Decoded::Record(_) = decoder.next() {}
@@ -189,11 +189,12 @@ async fn len(shelf: &Shelf, path: &Path) -> Result<u64> {
     shelf.world.blocking(move || files.open(&target)?.len()).await.map_err(Error::files("read", path))
 }
 
-/// The bytes at `offset`, at most [`PIECE`]; none at the end.
-async fn read_piece(shelf: &Shelf, path: &Path, offset: u64) -> Result<Vec<u8>> {
+/// The bytes at `offset`, at most [`PIECE`], in the memory of `bytes`; none at the end.
+async fn read_piece(shelf: &Shelf, path: &Path, offset: u64, mut bytes: Vec<u8>) -> Result<Vec<u8>> {
     let (files, target) = (shelf.world.files.clone(), path.to_owned());
     let work = move || {
-        let (file, mut bytes, mut filled) = (files.open(&target)?, vec![0; PIECE], 0);
+        let (file, mut filled) = (files.open(&target)?, 0);
+        bytes.resize(PIECE, 0);
         loop {
             match file.read_at(offset + filled as u64, &mut bytes[filled..])? {
                 0 => break,

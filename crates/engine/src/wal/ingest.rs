@@ -6,6 +6,7 @@
 //!
 //! Memory: one stored segment, at most 16 MiB.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use asof_postgres::lsn::{Lsn, Timeline};
@@ -140,6 +141,9 @@ impl Ingest {
         while !bytes.is_empty() {
             let room = self.segment.0 + self.size() - self.received().0;
             let (now, later) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));
+            // At once, or growing would copy it again and again.
+            let size = usize::try_from(self.size()).expect("a stored segment fits in memory");
+            self.bytes.reserve_exact(size - self.bytes.len());
             self.bytes.extend_from_slice(now);
             self.decode(now)?;
             if now.len() as u64 == room {
@@ -163,7 +167,7 @@ impl Ingest {
             if self.next_observation.is_none() {
                 self.look_for_observations().await?;
             }
-            match self.store(piece(&self.shelf, self.timeline, from, 0), self.part(from, end), end).await? {
+            match self.store(piece(&self.shelf, self.timeline, from, 0), from, end).await? {
                 Created::New => self.advance(0, end),
                 Created::Exists => self.at_end = false,
             }
@@ -176,7 +180,7 @@ impl Ingest {
         while let Some(due) = self.merging.due() {
             let name = piece(&self.shelf, self.timeline, due.from, due.level);
             let mut end = Some(due.to);
-            if self.store(name, self.part(due.from, due.to), due.to).await? == Created::Exists {
+            if self.store(name, due.from, due.to).await? == Created::Exists {
                 end = self.stored_before(name, due.from).await?;
             }
             match end {
@@ -260,8 +264,7 @@ impl Ingest {
             return Err(self.conflict(piece(&self.shelf, self.timeline, self.stored, 0)));
         }
         let name = Name::WalSegment(position(&self.shelf, self.timeline, self.segment));
-        let plain = self.part(self.segment, end);
-        if self.store(name, plain, end).await? == Created::Exists {
+        if self.store(name, self.segment, end).await? == Created::Exists {
             let there = self.there(name).await?;
             if there.digest != content_digest(&self.bytes) && !planted("c3") {
                 return Err(self.conflict(name));
@@ -332,17 +335,24 @@ impl Ingest {
         }
     }
 
-    fn part(&self, from: Lsn, to: Lsn) -> Vec<u8> {
+    /// Where the bytes from one position to another lie in memory.
+    fn range(&self, from: Lsn, to: Lsn) -> Range<usize> {
         let at = |lsn: Lsn| usize::try_from(lsn.0 - self.segment.0).expect("a segment fits in memory");
-        self.bytes[at(from)..at(to)].to_vec()
+        at(from)..at(to)
     }
 
-    async fn store(&mut self, name: Name, plain: Vec<u8>, end: Lsn) -> Result<Created> {
-        let info = self.info(end.0 - plain.len() as u64, end.0);
+    async fn store(&mut self, name: Name, from: Lsn, end: Lsn) -> Result<Created> {
+        let (info, range) = (self.info(from.0, end.0), self.range(from, end));
         let observed = info.observed;
         let (world, keyring) = (self.shelf.world.clone(), self.shelf.keyring.clone());
-        let seal = move || write_wal(&world, &keyring, name, &info, &plain, &mut Encoder::new(LEVEL));
-        let object = self.shelf.world.compute(seal).await;
+        // Lent to the processor thread: a copy of a segment costs as much as its checksum.
+        let bytes = std::mem::take(&mut self.bytes);
+        let seal = move || {
+            let object = write_wal(&world, &keyring, name, &info, &bytes[range], &mut Encoder::new(LEVEL));
+            (object, bytes)
+        };
+        let (object, bytes) = self.shelf.world.compute(seal).await;
+        self.bytes = bytes;
         let created = self.create(&object).await?;
         if created == Created::New {
             observed.into_iter().for_each(|seen| self.carry(seen));
@@ -392,7 +402,7 @@ impl Ingest {
         if end > self.received() {
             return Ok(None);
         }
-        if there.digest != content_digest(&self.part(from, end)) {
+        if there.digest != content_digest(&self.bytes[self.range(from, end)]) {
             return Err(self.conflict(name));
         }
         Ok(Some(end))
