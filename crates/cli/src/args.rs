@@ -89,13 +89,7 @@ pub(crate) enum InstanceCommand {
         name: String,
     },
     /// Print the SQL that gives a role what backups need, and no more.
-    Grants {
-        /// The instance.
-        name: Option<String>,
-        /// The role.
-        #[arg(long, default_value = "asof")]
-        role: String,
-    },
+    Grants(Grants),
     /// Print how an application reaches an instance.
     Connection {
         /// The instance.
@@ -136,6 +130,21 @@ pub(crate) enum InstanceCommand {
         #[arg(long)]
         yes: bool,
     },
+}
+
+#[derive(Args)]
+pub(crate) struct Grants {
+    /// The instance, when it is added already.
+    pub(crate) name: Option<String>,
+    /// The role.
+    #[arg(long, default_value = "asof")]
+    pub(crate) role: String,
+    /// A server that is not added yet: a connection string or URI.
+    #[arg(long, value_name = "CONNINFO", conflicts_with = "name")]
+    pub(crate) pg: Option<String>,
+    /// The major version, without asking a server.
+    #[arg(long, value_name = "N", conflicts_with_all = ["name", "pg"])]
+    pub(crate) major: Option<u8>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -76,7 +76,15 @@ impl Context {
             let what = format!("root_key in {} is not a fingerprint", loaded.path.display());
             Failure::refused(what, "it has 32 hexadecimal digits; `asof init` printed it")
         })?;
-        Ok(root::open(&self.world, self.store(&configured.url)?, &key, Some(expected)).await?)
+        root::open(&self.world, self.store(&configured.url)?, &key, Some(expected)).await.map_err(|error| match error {
+            asof_repository::Error::NotFound { .. } => {
+                let what = format!("there is no repository in {}", configured.url);
+                let hint =
+                    format!("mount it, or correct url in {}; `asof init` makes a new one", loaded.path.display());
+                Failure::refused(what, hint)
+            }
+            other => other.into(),
+        })
     }
 
     /// The instance named, or the only one.
@@ -101,17 +109,25 @@ impl Context {
         }
     }
 
-    /// Opens the repository and the instance in it.
+    /// Opens the repository and the instance in it. What is no longer configured, or not yet on a bare machine, can still be
+    /// restored: the repository knows its name.
     pub(crate) async fn instance(&self, name: Option<&str>) -> Result<Instance> {
         let loaded = self.loaded()?;
-        let (name, config) = self.pick(&loaded, name)?;
         let repository = self.repository(&loaded).await?;
+        let stored: Vec<&String> = repository.journal.state().instances.keys().collect();
+        let (name, config) = match (name, stored.as_slice()) {
+            (Some(name), _) if !loaded.config.instances.contains_key(name) && repository.lineage_of(name).is_some() => {
+                (name, InstanceConfig::default())
+            }
+            (None, [only]) if loaded.config.instances.is_empty() => (only.as_str(), InstanceConfig::default()),
+            _ => self.pick(&loaded, name).map(|(name, config)| (name, config.clone()))?,
+        };
         let lineage = repository.lineage_of(name).ok_or_else(|| {
             let what = format!("the repository knows no instance \"{name}\"");
             Failure::refused(what, format!("register it with `asof instance add {name}`"))
         })?;
         let shelf = Shelf::new(&repository, lineage);
-        Ok(Instance { name: name.to_owned(), config: config.clone(), shelf })
+        Ok(Instance { name: name.to_owned(), config, shelf })
     }
 
     /// How to reach the server of an instance.
@@ -188,7 +204,12 @@ pub(crate) fn resolve(mut settings: Settings, environment: Environment) -> Resul
 /// Reads a key file; one that others can read is refused.
 pub(crate) fn read_key(path: &Path) -> Result<Key> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).map_err(Failure::file("read the key file", path))?.permissions().mode() & 0o777;
+    let found = std::fs::metadata(path);
+    if found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        let what = format!("there is no key file {}", path.display());
+        return Err(Failure::refused(what, "put it back, or write it anew from the recovery kit"));
+    }
+    let mode = found.map_err(Failure::file("read the key file", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let what = format!("the key file {} can be read by others (mode {mode:o})", path.display());
         return Err(Failure::refused(what, format!("chmod 600 {}", path.display())));

@@ -2,118 +2,17 @@
 //!
 //! Each test has a home of its own, to which every path leads: no configuration or password of the machine is read.
 
+mod support;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+
 use std::time::{Duration, Instant};
 
-use asof_testkit::{Options, Server, Workdir};
 use serde_json::Value;
 
-const PASSWORD: &str = "correct-horse";
-
-/// A home, from which `asof` is called.
-struct Desk {
-    work: Workdir,
-}
-
-/// What a command left.
-#[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Desk {
-    fn new() -> Self {
-        Self { work: Workdir::new("cli") }
-    }
-
-    /// With a repository.
-    fn with_repository() -> Self {
-        let desk = Self::new();
-        desk.done("init repository");
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.work.path().join(name)
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.path(name);
-        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
-        fs::write(&path, text).unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_asof"));
-        command.env_clear().env("HOME", self.work.path()).env("PATH", "/usr/bin:/bin");
-        command.current_dir(self.work.path()).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, command: &mut Command) -> Said {
-        let output = command.output().expect("asof runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { code: output.status.code().expect("no signal"), out: text(&output.stdout), err: text(&output.stderr) }
-    }
-
-    /// Runs `asof` with words that are separated by spaces.
-    fn asof(&self, words: &str) -> Said {
-        self.run(self.command().args(words.split(' ')))
-    }
-
-    /// As [`asof`](Self::asof); it must end with 0. Returns what it printed.
-    fn done(&self, words: &str) -> String {
-        let said = self.asof(words);
-        assert_eq!(said.code, 0, "asof {words}: {said:?}");
-        said.out
-    }
-
-    /// As [`asof`](Self::asof); it must end with `code` and name each of `expected` in its message.
-    fn refused(&self, words: &str, code: i32, expected: &[&str]) {
-        self.asof(words).must(words, code, expected);
-    }
-
-    fn add(&self, name: &str, conninfo: &str) -> Said {
-        self.run(self.command().args(["instance", "add", name, "--pg", conninfo]))
-    }
-}
-
-impl Said {
-    fn must(&self, words: &str, code: i32, expected: &[&str]) {
-        assert_eq!(self.code, code, "asof {words}: {self:?}");
-        for expected in expected {
-            assert!(self.err.contains(expected), "asof {words} does not say `{expected}`: {self:?}");
-        }
-        assert!(!self.err.contains("panicked"), "asof {words}: {self:?}");
-    }
-}
-
-/// A desk with a server, protected as `prod`, that has a backup `first`.
-fn protected() -> (Desk, Server) {
-    let (desk, server) = with_server();
-    desk.done("backup create prod --name first");
-    (desk, server)
-}
-
-/// A desk with a server, protected as `prod`. Over TCP it wants passwords.
-fn with_server() -> (Desk, Server) {
-    let hba = ["host all all 127.0.0.1/32 scram-sha-256", "host replication all 127.0.0.1/32 scram-sha-256"];
-    let server = Server::running(15, &Options { hba: hba.map(str::to_owned).into(), ..Options::default() });
-    server.psql(&format!("alter role postgres password '{PASSWORD}'"));
-    let desk = Desk::with_repository();
-    let added = desk.add("prod", &server.conninfo());
-    assert_eq!(added.code, 0, "{added:?}");
-    (desk, server)
-}
+use support::{Desk, PASSWORD, json, mode, protected, with_server};
 
 // Configuration and keys.
 
@@ -550,12 +449,4 @@ fn wal_push_refuses_a_file_that_is_not_a_finished_segment() {
     desk.write("0000000100000000000000F0", "short");
     desk.refused("wal push 0000000100000000000000F0", 4, &["0000000100000000000000F0"]);
     assert_eq!(desk.done("wal status --json"), before);
-}
-
-fn mode(path: &Path) -> u32 {
-    fs::metadata(path).expect("it is there").permissions().mode() & 0o777
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error} in {text}"))
 }

@@ -49,7 +49,11 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             connection.close().await;
         }
     }
-    findings.push(Finding { what: "replication", result: replication(&link).await });
+    let way = replication(&link).await.map(|way| match way {
+        Replication::Streams(stands) => stands,
+        Replication::Refused(why) => format!("refused, so WAL is read by SQL: {why}"),
+    });
+    findings.push(Finding { what: "replication", result: way });
     let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
     if args.json {
         let line = |finding: &Finding| {
@@ -149,7 +153,16 @@ async fn slots(connection: &mut Connection) -> Result<String, String> {
     }
 }
 
-async fn replication(link: &server::Server) -> Result<String, String> {
+/// Which way WAL comes from a server.
+pub(crate) enum Replication {
+    /// By streaming replication; where the server stands.
+    Streams(String),
+    /// By SQL, because replication connections are refused: why, and what would change it.
+    Refused(String),
+}
+
+/// Tries a replication connection.
+pub(crate) async fn replication(link: &server::Server) -> Result<Replication, String> {
     let mut connection = match link.connect_replication().await {
         Ok(connection) => connection,
         Err(error) => {
@@ -157,15 +170,15 @@ async fn replication(link: &server::Server) -> Result<String, String> {
             let refused = failure.in_one_line();
             // A missing right is told apart from a missing line by what the server said.
             return match failure.code() {
-                DENIED => Ok(format!(
-                    "refused ({refused}): WAL is read by SQL, which costs more and cannot be synchronous; streaming takes ALTER \
-                     ROLE {user} REPLICATION, and in pg_hba.conf: host replication {user} ADDRESS scram-sha-256"
-                )),
+                DENIED => Ok(Replication::Refused(format!(
+                    "{refused}; it costs more and cannot be synchronous; streaming takes ALTER ROLE {user} REPLICATION, and in \
+                     pg_hba.conf: host replication {user} ADDRESS scram-sha-256"
+                ))),
                 _ => Err(refused),
             };
         }
     };
     let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
     connection.close().await;
-    Ok(format!("timeline {}, at {}", identity.timeline, identity.xlogpos))
+    Ok(Replication::Streams(format!("timeline {}, at {}", identity.timeline, identity.xlogpos)))
 }

@@ -25,7 +25,14 @@ pub(crate) async fn run(context: &Context, args: Init) -> Result<()> {
     let store = context.store(&args.repository)?;
     let place = store.place();
     let single_writer = needs_single_writer(context, store.as_ref(), args.single_writer).await?;
-    let (repository, key) = root::init(&context.world, store, single_writer).await?;
+    let (repository, key) = root::init(&context.world, store, single_writer).await.map_err(|error| match error {
+        asof_repository::Error::Conflict { .. } => {
+            let hint =
+                "to use it from here, write its asof.toml and key file from the recovery kit (`asof key export`)";
+            Failure::refused(error.to_string(), hint)
+        }
+        other => other.into(),
+    })?;
     // The repository exists now; without its key it would be lost, so the key comes before anything else.
     write_durably(&key_file, key.text.as_bytes(), 0o600)?;
     let url = if args.repository.contains("://") { args.repository } else { place };

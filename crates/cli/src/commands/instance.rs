@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use asof_engine::runtime::{self, Endpoint, Instance as Made, Status, StopMode};
 use asof_engine::server;
 use asof_engine::source::grants as sql_grants;
+use asof_engine::wal::receiver::slot_name;
 use asof_postgres::conninfo::Settings;
+use asof_postgres::version::Major;
 use asof_repository::root::Repository;
 use serde_json::json;
 
-use crate::args::{ConnectionForm, InstanceAdd, InstanceCommand, OneInstance};
+use crate::args::{ConnectionForm, Grants, InstanceAdd, InstanceCommand, OneInstance};
 use crate::commands::backup;
+use crate::commands::check::{Replication, replication};
 use crate::config::{self, InstanceConfig, Loaded, write_durably};
 use crate::context::{Context, conninfo_refused, resolve};
 use crate::failure::{DENIED, Failure, Result};
@@ -22,7 +25,7 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
         InstanceCommand::List { json } => list(context, json).await,
         InstanceCommand::Show(args) => show_one(context, args).await,
         InstanceCommand::Remove { name } => remove(context, &name).await,
-        InstanceCommand::Grants { name, role } => grants(context, name.as_deref(), &role).await,
+        InstanceCommand::Grants(args) => grants(context, args).await,
         InstanceCommand::Connection { name, format, database } => {
             connection(context, name.as_deref(), format, &database).await
         }
@@ -99,11 +102,16 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     );
     match &data_directory {
         Some(path) => anstream::println!("  files    read from {}", path.display()),
+        None if args.by_sql => anstream::println!("  files    read by SQL, as you asked"),
         None => anstream::println!(
             "  files    read by SQL: the data directory is not on this host, or not readable for this user"
         ),
     }
-    anstream::println!("  WAL      received by streaming replication");
+    match replication(&server).await {
+        Ok(Replication::Streams(_)) => anstream::println!("  WAL      received by streaming replication"),
+        Ok(Replication::Refused(why)) => anstream::println!("  WAL      received by SQL: {why}"),
+        Err(why) => anstream::println!("  WAL      cannot be received yet: {why}"),
+    }
     anstream::println!(
         "  checksums {}",
         if control.has_data_checksums() { "on: every page read is verified" } else { "off" }
@@ -216,21 +224,50 @@ async fn remove(context: &Context, name: &str) -> Result<()> {
         let what = format!("{name} is a server that asof made");
         return Err(Failure::refused(what, format!("`asof instance destroy {name}` stops it and removes its files")));
     }
+    let slot = context.instance(Some(name)).await.map(|instance| slot_name(&instance.shelf));
     config::set_instance(&loaded.path, name, None)?;
-    anstream::println!("{name} is no longer configured; its backups stay in the repository");
+    let ours = loaded.path.with_file_name(format!("asof-{name}.pgpass"));
+    if config.passfile.as_ref() == Some(&ours) && std::fs::remove_file(&ours).is_ok() {
+        anstream::println!("removed {}", ours.display());
+    }
+    anstream::println!(
+        "{name} is no longer configured; its backups stay in the repository and can be restored by this name"
+    );
+    if let Ok(slot) = slot {
+        anstream::println!("If its WAL was received, the server keeps WAL for us until you drop the slot there:");
+        anstream::println!(
+            "  SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}';"
+        );
+    }
     Ok(())
 }
 
-async fn grants(context: &Context, name: Option<&str>, role: &str) -> Result<()> {
-    let loaded = context.loaded()?;
-    let (_, config) = context.pick(&loaded, name)?;
-    let server = context.server(config).await?;
-    let (connection, contact) = context.contact(&server).await?;
-    connection.close().await;
-    for line in sql_grants(contact.major, role) {
+/// Rights are wanted before the instance is added, and perhaps before anybody may connect.
+async fn grants(context: &Context, args: Grants) -> Result<()> {
+    let major = match (args.major, &args.pg) {
+        (Some(major), _) => Major::from_number(u32::from(major)).ok_or_else(|| {
+            Failure::refused(format!("PostgreSQL {major} is not supported"), "asof protects 13 to 18")
+        })?,
+        (None, Some(pg)) => {
+            let settings = Settings::parse(pg).map_err(conninfo_refused)?;
+            contacted(context, &resolve(settings, context.environment())?).await?
+        }
+        (None, None) => {
+            let loaded = context.loaded()?;
+            let (_, config) = context.pick(&loaded, args.name.as_deref())?;
+            contacted(context, &context.server(config).await?).await?
+        }
+    };
+    for line in sql_grants(major, &args.role) {
         anstream::println!("{line}");
     }
     Ok(())
+}
+
+async fn contacted(context: &Context, server: &server::Server) -> Result<Major> {
+    let (connection, contact) = context.contact(server).await?;
+    connection.close().await;
+    Ok(contact.major)
 }
 
 async fn connection(context: &Context, name: Option<&str>, form: ConnectionForm, database: &str) -> Result<()> {
@@ -330,6 +367,11 @@ async fn destroy(context: &Context, name: &str, no_final_snapshot: bool, yes: bo
     }
     for path in destroyed.left {
         anstream::println!("left    {} (a tablespace outside of the data directory)", path.display());
+    }
+    if !no_final_snapshot {
+        anstream::println!(
+            "its backups stay in the repository: asof backup list {name}; asof restore {name} --latest --as NEWNAME"
+        );
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `asof key`: who can open the repository.
 
+use std::collections::BTreeMap;
+
 use crate::args::KeyCommand;
 use crate::config::write_durably;
 use crate::context::Context;
@@ -24,8 +26,15 @@ pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<()> {
         }
         KeyCommand::List { json } => {
             let state = repository.journal.state();
-            let recipients =
-                state.recipients.iter().map(|(id, label)| (id.to_string(), "key".to_owned(), label.clone()));
+            // The first key is older than the journal, so that only its file tells of it.
+            let mut files = repository.store.list("keys/").await?;
+            files.sort_by(|a, b| a.name.cmp(&b.name));
+            let labels = state.recipients.iter().map(|(id, label)| (id.to_string(), label.clone()));
+            let labels: BTreeMap<String, String> = labels.collect();
+            let recipients = files.iter().filter_map(|file| file.name.strip_prefix("keys/")).map(|id| {
+                let label = labels.get(id).cloned().unwrap_or_else(|| "made by `asof init`".to_owned());
+                (id.to_owned(), "key".to_owned(), label)
+            });
             let signers = state.signers.iter().map(|(id, entry)| {
                 let roles: Vec<String> = entry.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
                 (id.to_string(), format!("signer: {}", roles.join(", ")), entry.label.clone())

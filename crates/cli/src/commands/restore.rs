@@ -120,6 +120,11 @@ async fn into_instance(
         jobs: usize::from(args.jobs),
     };
     let prepared = restore::prepare(&instance.shelf, plan, &new).await?;
+    if let Some(port) = args.port {
+        std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
+            Failure::refused(format!("port {port} cannot be used: {error}"), "choose another --port, or leave it out")
+        })?;
+    }
     for extension in &prepared.missing {
         anstream::eprintln!("warning: extension {extension} is not installed here: what uses it will fail");
     }
@@ -128,6 +133,12 @@ async fn into_instance(
     let bar = context.bar();
     let restored = restore::into_instance(&instance.shelf, &mut repository, plan, &new, prepared, bar.clone()).await;
     bar.finish();
+    if matches!(&restored, Err(error) if !matches!(error, asof_engine::Error::Refused { .. })) {
+        anstream::eprintln!(
+            "what was restored so far lies in {0}, the server's log in {0}/run/log; remove it before you try again",
+            directory.display()
+        );
+    }
     let restored = restored?;
     let fields = [("run_directory", directory.join("run").display().to_string())];
     config::set_instance(&loaded.path, name, Some(&fields))?;

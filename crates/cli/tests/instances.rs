@@ -1,0 +1,78 @@
+//! Instances that come and go: rights before they are added, names that outlive them, ports that are taken.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+
+use asof_testkit::{Options, Server};
+
+use support::{Desk, json, protected};
+
+#[test]
+fn rights_are_printed_before_an_instance_is_added() {
+    let desk = Desk::with_repository();
+    let by_major = desk.done("instance grants --major 15 --role backup");
+    assert!(by_major.contains("GRANT EXECUTE ON FUNCTION") && by_major.contains("\"backup\""), "{by_major}");
+    let server = Server::running(15, &Options::default());
+    let asked = desk.run(desk.command().args(["instance", "grants", "--role", "backup", "--pg", &server.conninfo()]));
+    assert_eq!((asked.code, asked.out), (0, by_major));
+    desk.refused("instance grants --major 12", 3, &["PostgreSQL 12 is not supported"]);
+}
+
+#[test]
+fn adding_an_instance_says_which_way_its_wal_comes_and_why() {
+    let desk = Desk::with_repository();
+    let refusing = ["local replication all reject", "host replication all all reject"].map(str::to_owned).into();
+    let server = Server::running(15, &Options { hba: refusing, ..Options::default() });
+    let added = desk.add("prod", &server.conninfo());
+    assert_eq!(added.code, 0, "{added:?}");
+    assert!(added.out.contains("received by SQL: ") && added.out.contains("host replication"), "{added:?}");
+    let streaming = Server::running(15, &Options::default());
+    let added = desk.add("other", &streaming.conninfo());
+    assert!(added.out.contains("received by streaming replication"), "{added:?}");
+}
+
+#[test]
+fn what_is_no_longer_configured_can_be_listed_and_restored_by_its_name() {
+    let (desk, _server) = protected();
+    let said = desk.done("instance remove prod");
+    assert!(said.contains("pg_drop_replication_slot"), "{said}");
+    assert!(desk.done("backup list prod").contains("first"));
+    assert!(desk.done("backup list").contains("first"), "it is the only one");
+    desk.done("restore prod --target-backup --to restored");
+    assert!(desk.path("restored/PG_VERSION").exists());
+    desk.refused("backup list another", 3, &["there is no instance \"another\""]);
+}
+
+#[test]
+fn a_port_that_is_taken_is_refused_before_anything_is_written() {
+    let (desk, _server) = protected();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let words = format!("restore --latest --as copy --port {port}");
+    desk.refused(&words, 3, &[&format!("port {port} cannot be used"), "--port"]);
+    assert!(!desk.path("instances").exists());
+}
+
+#[test]
+fn a_list_of_keys_names_every_key_that_opens_the_repository() {
+    let desk = Desk::with_repository();
+    desk.done("key add safe --out safe.key");
+    let listed = json(&desk.done("key list --json"));
+    let keys = listed.as_array().expect("a list").iter().filter(|row| row["kind"] == "key");
+    let mut labels: Vec<_> = keys.map(|row| row["label"].as_str().expect("a text")).collect();
+    labels.sort_unstable();
+    assert_eq!(labels, ["made by `asof init`", "safe"]);
+}
+
+#[test]
+fn a_missing_key_file_or_repository_is_named_with_the_next_step() {
+    let desk = Desk::with_repository();
+    fs::rename(desk.path("asof.key"), desk.path("elsewhere")).expect("moved");
+    desk.refused("status", 3, &["there is no key file", "asof.key", "recovery kit"]);
+    fs::rename(desk.path("elsewhere"), desk.path("asof.key")).expect("moved");
+    fs::rename(desk.path("repository"), desk.path("unmounted")).expect("moved");
+    desk.refused("status", 3, &["there is no repository in", "asof.toml"]);
+    desk.refused("--config b.toml init unmounted --key-file b.key", 3, &["exists already", "recovery kit"]);
+}
