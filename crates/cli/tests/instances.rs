@@ -76,3 +76,32 @@ fn a_missing_key_file_or_repository_is_named_with_the_next_step() {
     desk.refused("status", 3, &["there is no repository in", "asof.toml"]);
     desk.refused("--config b.toml init unmounted --key-file b.key", 3, &["exists already", "recovery kit"]);
 }
+
+#[test]
+fn a_check_does_not_call_commits_safe_that_do_not_wait_for_us() {
+    let (desk, server) = protected();
+    let set = |sql: &str| {
+        server.psql(sql);
+        server.psql("select pg_reload_conf()");
+    };
+    let said = |desk: &Desk| desk.asof("check");
+    assert!(!said(&desk).out.contains("synchronous  "), "nobody waits for us");
+    // The sessions of these tests do not wait: nobody receives.
+    set("set synchronous_commit = local; alter role postgres set synchronous_commit = 'on'");
+    set("set synchronous_commit = local; alter system set synchronous_standby_names = 'asof'");
+    let only = said(&desk);
+    assert!(only.out.contains("we are the only one"), "{only:?}");
+    set("set synchronous_commit = local; alter system set synchronous_standby_names = 'ANY 1 (asof, standby)'");
+    let checked = said(&desk);
+    assert!(checked.code == 0 && checked.out.contains("ANY 1 (asof, standby)"), "{checked:?}");
+    for (value, place) in [("local", "role postgres"), ("remote_apply", "role postgres in database postgres")] {
+        let scope = if place.contains("database") { "in database postgres " } else { "" };
+        set(&format!("set synchronous_commit = local; alter role postgres {scope}set synchronous_commit = {value}"));
+        let refused = said(&desk);
+        assert_eq!(refused.code, 3, "{refused:?}");
+        assert!(refused.out.contains(&format!("{place}: synchronous_commit={value}")), "{refused:?}");
+        set(&format!("set synchronous_commit = local; alter role postgres {scope}reset synchronous_commit"));
+    }
+    set("set synchronous_commit = local; alter system set synchronous_commit = 'off'");
+    assert!(said(&desk).out.contains("the server: synchronous_commit=off"));
+}

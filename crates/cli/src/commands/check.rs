@@ -46,6 +46,9 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             let by_sql = instance.config.data_directory.is_none() && instance.config.run_directory.is_none();
             findings.push(Finding { what: "rights", result: rights(&mut connection, by_sql).await });
             findings.push(Finding { what: "slots", result: slots(&mut connection).await });
+            if let Some(result) = synchronous(&mut connection, &link).await {
+                findings.push(Finding { what: "synchronous", result });
+            }
             connection.close().await;
         }
     }
@@ -153,6 +156,49 @@ async fn slots(connection: &mut Connection) -> Result<String, String> {
     }
 }
 
+/// Where commits wait for us: whether all of them do, and what happens when we are away. `None` where none does.
+async fn synchronous(connection: &mut Connection, link: &server::Server) -> Option<Result<String, String>> {
+    let names = match ask(connection, "SHOW synchronous_standby_names").await {
+        Ok(names) => names,
+        Err(error) => return Some(Err(error)),
+    };
+    let ours = link.config.application_name.as_deref().unwrap_or("asof");
+    let standbys = standbys_of(&names);
+    if !standbys.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(ours)) {
+        return None;
+    }
+    // Whoever commits with another setting than the server's does so by role, database or session; sessions cannot be seen.
+    let sql = "SELECT string_agg(who || ': ' || setting, '; ') FROM ( \
+               SELECT 'the server' AS who, 'synchronous_commit=' || reset_val AS setting FROM pg_settings \
+               WHERE name = 'synchronous_commit' UNION ALL \
+               SELECT concat_ws(' in ', 'role ' || rolname, 'database ' || datname), setting \
+               FROM pg_db_role_setting s CROSS JOIN unnest(setconfig) setting \
+               LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON d.oid = setdatabase \
+               WHERE setting LIKE 'synchronous_commit=%') all_of_them \
+               WHERE split_part(setting, '=', 2) NOT IN ('on', 'remote_write')";
+    let exceptions = match connection.query_one(sql).await.and_then(|row| Ok(row.text(0)?.map(str::to_owned))) {
+        Ok(exceptions) => exceptions,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    if let Some(exceptions) = exceptions {
+        return Some(Err(format!(
+            "commits can be lost, or wait for ever, under {exceptions}: local and off do not wait for us, and remote_apply waits for \
+             what we never do; use on"
+        )));
+    }
+    Some(Ok(match standbys.len() {
+        1 => format!("{names}: we are the only one, so that commits wait for as long as we are away"),
+        _ => names,
+    }))
+}
+
+/// The names in `synchronous_standby_names`: `FIRST 2 (a, b)`, `ANY 1 (a, b)`, `a, b`, `*`.
+fn standbys_of(setting: &str) -> Vec<String> {
+    let list = setting.rsplit_once('(').map_or(setting, |(_, list)| list.trim_end().trim_end_matches(')'));
+    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
 /// Which way WAL comes from a server.
 pub(crate) enum Replication {
     /// By streaming replication; where the server stands.
@@ -181,4 +227,24 @@ pub(crate) async fn replication(link: &server::Server) -> Result<Replication, St
     let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
     connection.close().await;
     Ok(Replication::Streams(format!("timeline {}, at {}", identity.timeline, identity.xlogpos)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::standbys_of;
+
+    #[test]
+    fn the_names_of_synchronous_standbys_are_read_in_every_form() {
+        for (setting, names) in [
+            ("", vec![]),
+            ("*", vec!["*"]),
+            ("asof", vec!["asof"]),
+            ("a, asof", vec!["a", "asof"]),
+            ("FIRST 1 (asof, \"Standby 1\")", vec!["asof", "Standby 1"]),
+            ("ANY 2 (a,b , c )", vec!["a", "b", "c"]),
+            ("2 (a, b)", vec!["a", "b"]),
+        ] {
+            assert_eq!(standbys_of(setting), names, "{setting}");
+        }
+    }
 }
