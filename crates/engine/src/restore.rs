@@ -289,18 +289,6 @@ fn has_tablespaces(plan: &Plan) -> bool {
     !plan.details.tablespaces.is_empty()
 }
 
-/// The settings that a server must have at least to replay the plan's WAL: 13 refuses to start below them, 14 pauses.
-fn minimums(plan: &Plan) -> Vec<(&'static str, u32)> {
-    let Some(found) = plan.minimums() else { return Vec::new() };
-    vec![
-        ("max_connections", found.max_connections),
-        ("max_worker_processes", found.max_worker_processes),
-        ("max_wal_senders", found.max_wal_senders),
-        ("max_prepared_transactions", found.max_prepared_transactions),
-        ("max_locks_per_transaction", found.max_locks_per_transaction),
-    ]
-}
-
 fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
 }

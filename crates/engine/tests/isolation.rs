@@ -14,6 +14,7 @@ use asof_engine::target::Target;
 use asof_testkit::{Options, Server, majors};
 use asof_world::World;
 
+use asof_engine::wal::stream::Pace;
 use support::{Protected, chain};
 
 /// A restored instance, which ends with the value.
@@ -126,34 +127,28 @@ impl Production {
         protected.server.restart();
         Self { protected, archive, logs }
     }
+}
 
-    /// Restores beside it; as a mere reader of its repository does.
-    async fn copy(&mut self) -> (Copy, Restored) {
-        let Protected { world, server, shelf, repository, work } = &mut self.protected;
-        let directory = work.directory("copy");
-        let request = RestoreRequest {
-            instance: "prod".to_owned(),
-            backup: None,
-            wanted: asof_engine::target::Wanted { target: Target::Latest, inclusive: true },
-            timeline: None,
-            destination: directory.join("data"),
-        };
-        let plan = restore::plan(shelf, &request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let new = NewInstance {
-            name: "copy".to_owned(),
-            directory: directory.clone(),
-            port: None,
-            user: None,
-            bindir: Some(server.bin_dir().to_owned()),
-            path_variable: None,
-            role: None,
-            jobs: 2,
-        };
-        let prepared = restore::prepare(shelf, &plan, &new).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let copy = Copy { world: world.clone(), data: plan.destination.clone() };
-        let restored = restore::into_instance(shelf, repository, &plan, &new, prepared, Arc::new(Silent)).await;
-        (copy, restored.unwrap_or_else(|error| panic!("{}", chain(&error))))
-    }
+/// Restores beside the server; as a mere reader of its repository does.
+async fn copy(protected: &mut Protected, target: Target, inclusive: bool) -> (Copy, Restored) {
+    let directory = protected.work.directory("copy");
+    let request = RestoreRequest { destination: directory.join("data"), ..protected.wanted(target, inclusive) };
+    let Protected { world, server, shelf, repository, .. } = protected;
+    let plan = restore::plan(shelf, &request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let new = NewInstance {
+        name: "copy".to_owned(),
+        directory: directory.clone(),
+        port: None,
+        user: None,
+        bindir: Some(server.bin_dir().to_owned()),
+        path_variable: None,
+        role: None,
+        jobs: 2,
+    };
+    let prepared = restore::prepare(shelf, &plan, &new).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let copy = Copy { world: world.clone(), data: plan.destination.clone() };
+    let restored = restore::into_instance(shelf, repository, &plan, &new, prepared, Arc::new(Silent)).await;
+    (copy, restored.unwrap_or_else(|error| panic!("{}", chain(&error))))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +160,7 @@ async fn hz_d2_an_instance_restored_beside_production_takes_writes_and_touches_n
         let slot_sql = "select confirmed_flush_lsn, active from pg_replication_slots where slot_name = 'subscriber'";
         let slot = production.protected.server.psql(slot_sql);
         let log_files = names_in(&production.logs);
-        let (copy, restored) = production.copy().await;
+        let (copy, restored) = copy(&mut production.protected, Target::Latest, true).await;
         let server = &production.protected.server;
         let instance = &restored.running.instance;
         assert_eq!(restored.running.reached, Reached::Open);
@@ -242,3 +237,80 @@ async fn a_restored_directory_is_started_by_hand_without_acting_on_production() 
     assert_eq!(names_in(&production.logs), log_files);
     assert!(!everything_in(&production.logs).contains("application_name=follower"));
 }
+
+/// What restores and standbys of years leave in `postgresql.auto.conf`, with the majors that know it: every sort of target, more
+/// than one at a time, and what makes a server follow, wait, or not start on another machine.
+const LEFTOVERS: &[(&str, &str, std::ops::RangeInclusive<u32>)] = &[
+    ("recovery_target", "immediate", 13..=18),
+    ("recovery_target_time", "2020-02-02 02:02:02+00", 13..=18),
+    ("recovery_target_xid", "3", 13..=18),
+    ("recovery_target_lsn", "0/28", 13..=18),
+    ("recovery_target_timeline", "7", 13..=18),
+    ("recovery_target_inclusive", "off", 13..=18),
+    ("recovery_target_action", "shutdown", 13..=18),
+    ("recovery_min_apply_delay", "1h", 13..=18),
+    ("recovery_end_command", "exit 1", 13..=18),
+    ("restore_command", "exit 255", 13..=18),
+    ("archive_cleanup_command", "exit 1", 13..=18),
+    ("archive_mode", "on", 13..=18),
+    ("archive_command", "exit 1", 13..=18),
+    ("archive_library", "basic_archive", 15..=18),
+    ("primary_conninfo", "host=production.invalid", 13..=18),
+    ("primary_slot_name", "mine", 13..=18),
+    ("promote_trigger_file", "/", 13..=15),
+    ("synchronous_standby_names", "nobody", 13..=18),
+    ("hot_standby", "off", 13..=18),
+    ("stats_temp_directory", "/nonexistent", 13..=14),
+    ("unix_socket_group", "nonexistent", 13..=18),
+    ("session_preload_libraries", "nonexistent", 13..=18),
+    ("local_preload_libraries", "nonexistent", 13..=18),
+    ("log_destination", "csvlog", 13..=18),
+    ("logging_collector", "on", 13..=18),
+    ("log_directory", "/nonexistent", 13..=18),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_earlier_recoveries_left_behind_keep_neither_kind_of_restore_from_its_target() {
+    for major in majors() {
+        let options = Options::with_config(&["recovery_target_name = 'older'", "max_connections = 77"]);
+        let mut production = Protected::new(major, &options).await;
+        for (name, value, _) in LEFTOVERS.iter().filter(|(_, _, majors)| majors.contains(&major)) {
+            // Written down, and not in force: with two targets it would not start again itself.
+            production.server.psql(&format!("alter system set {name} = '{value}'"));
+        }
+        production.server.psql("create table rows as select 1 as n");
+        production.backup("first").await;
+        let receiver = production.receiver(Pace::AtOnce);
+        production.server.psql("insert into rows values (2)");
+        let target = receiver.catch_up(&production.server).await;
+        production.server.psql("insert into rows values (3)");
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+
+        let by_hand = production.restored(&production.wanted(Target::Lsn(target), false)).await;
+        assert_eq!(by_hand.psql("select count(*) from rows"), "2", "{major}");
+        commit(&production.world, || by_hand.tool("psql"), "insert into rows values (4)").await;
+        let (copy, restored) = copy(&mut production, Target::Lsn(target), false).await;
+        assert_eq!(restored.running.reached, Reached::Open);
+        let instance = &restored.running.instance;
+        assert_eq!(ask(instance, &production.server, "select count(*) from rows"), "2", "{major}");
+        // Neither of the two knows a setting of production's that the other does not know to be dangerous.
+        for it in instance.overrides.iter().filter(|it| !OWN_PLACES.contains(&it.name.as_str())) {
+            let shown = format!("select setting from pg_settings where name = '{}'", it.name);
+            let both = [ask(instance, &production.server, &shown), by_hand.psql(&shown)];
+            assert_eq!(both[0], both[1], "{} of {major}", it.name);
+        }
+        copy.stop().await;
+    }
+}
+
+/// What only a server that Asof runs has: places of its own.
+const OWN_PLACES: [&str; 7] = [
+    "config_file",
+    "hba_file",
+    "ident_file",
+    "port",
+    "unix_socket_directories",
+    "unix_socket_permissions",
+    "log_directory",
+];

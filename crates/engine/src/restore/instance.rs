@@ -13,9 +13,7 @@ use asof_world::{Id, Owner};
 use super::{Existing, Plan, WriteOptions, Written, write};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
-use crate::runtime::{
-    self, Binaries, Recovery, Running, ServerSpec, ServerUser, TargetAction, find_binaries, preload_libraries,
-};
+use crate::runtime::{self, Binaries, Running, ServerSpec, ServerUser, find_binaries, preload_libraries};
 use crate::shelf::Shelf;
 
 /// The instance that a restore makes.
@@ -128,13 +126,7 @@ fn spec(plan: &Plan, new: &NewInstance, prepared: Prepared, observer: &dyn Obser
         port: new.port,
         minimums,
         libraries: preload.kept,
-        recovery: Some(Recovery {
-            target_lsn: Some(plan.resolved.last),
-            timeline: plan.resolved.timeline,
-            action: TargetAction::Promote,
-            // All WAL lies in pg_wal; PostgreSQL demands a command all the same.
-            restore_command: "false".to_owned(),
-        }),
+        recovery: Some(super::settings::recovery(plan)),
         settings: super::has_tablespaces(plan)
             .then(|| ("allow_in_place_tablespaces".to_owned(), "on".to_owned()))
             .into_iter()

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use asof_repository::map::PageMap;
 
 use super::plan::Plan;
+use crate::runtime::{Override, Recovery, Situation, TargetAction, isolation};
 
 /// The line above which everything in `postgresql.auto.conf` is production's.
 const BEGIN: &str =
@@ -20,59 +21,40 @@ pub fn without_recovery(content: &[u8]) -> &[u8] {
     at.map_or(content, |at| &content[..at])
 }
 
-/// The settings with which PostgreSQL recovers to the plan's target, and nothing else. Only a position is ever handed over.
-fn recovery_settings(plan: &Plan) -> Vec<(&'static str, String)> {
-    vec![
-        ("recovery_target_lsn", plan.resolved.last.to_string()),
-        ("recovery_target_inclusive", "on".to_owned()),
-        ("recovery_target_timeline", plan.resolved.timeline.0.to_string()),
-        ("recovery_target_action", "promote".to_owned()),
+/// The recovery that the plan asks of PostgreSQL. Only a position is ever handed over.
+pub(super) fn recovery(plan: &Plan) -> Recovery {
+    Recovery {
+        target_lsn: Some(plan.resolved.last),
+        timeline: plan.resolved.timeline,
+        action: TargetAction::Promote,
         // All WAL lies in pg_wal. The command says that nothing else is to be had; PostgreSQL demands that there is one.
-        ("restore_command", "false".to_owned()),
-    ]
-}
-
-/// Settings that would let the copy act on production.
-fn isolation(plan: &Plan) -> Vec<(&'static str, String)> {
-    let none = String::new;
-    let mut settings = vec![
-        ("archive_mode", "off".to_owned()),
-        ("archive_command", none()),
-        ("recovery_end_command", none()),
-        ("archive_cleanup_command", none()),
-        ("primary_conninfo", none()),
-        ("primary_slot_name", none()),
-        ("synchronous_standby_names", none()),
-        ("max_logical_replication_workers", "0".to_owned()),
-        ("shared_preload_libraries", none()),
-        ("external_pid_file", none()),
-        ("logging_collector", "off".to_owned()),
-        ("ssl", "off".to_owned()),
-        ("listen_addresses", "localhost".to_owned()),
-    ];
-    if plan.details.major >= 15 {
-        settings.push(("archive_library", none()));
+        restore_command: "false".to_owned(),
     }
-    if asof_world::planted("d2") {
-        settings.retain(|(name, _)| !name.starts_with("archive"));
-    }
-    if super::has_tablespaces(plan) {
-        // Tablespaces are restored as directories in pg_tblspc, so that the data directory is complete by itself. Recovery
-        // accepts such directories only if told so (CheckTablespaceDirectory, xlogrecovery.c, since the minors of August 2022).
-        settings.push(("allow_in_place_tablespaces", "on".to_owned()));
-    }
-    for (name, value) in super::minimums(plan) {
-        settings.push((name, value.to_string()));
-    }
-    settings
 }
 
 /// `postgresql.auto.conf` with our part behind what production had; PostgreSQL takes the last word.
 pub(super) fn with_recovery(production: &[u8], plan: &Plan) -> Vec<u8> {
+    let (minimums, recovery) = (plan.minimums(), recovery(plan));
+    let mut settings = isolation(&Situation {
+        major: plan.constants.major,
+        minimums: minimums.as_ref(),
+        places: None,
+        libraries: &[],
+        recovery: Some(&recovery),
+    });
+    if super::has_tablespaces(plan) {
+        // Tablespaces are restored as directories in pg_tblspc, so that the data directory is complete by itself. Recovery
+        // accepts such directories only if told so (CheckTablespaceDirectory, xlogrecovery.c, since the minors of August 2022).
+        let why = "tablespaces are restored as directories in pg_tblspc".to_owned();
+        let (name, value) = ("allow_in_place_tablespaces".to_owned(), "on".to_owned());
+        settings.push(Override { name, value, why });
+    }
     let mut text = String::from("\n");
     writeln!(text, "{BEGIN}").expect("text can be written to");
-    for (name, value) in isolation(plan).into_iter().chain(recovery_settings(plan)) {
-        writeln!(text, "{name} = '{}'", value.replace('\'', "''")).expect("text can be written to");
+    for Override { name, value, why } in settings {
+        // Backslashes escape in configuration files (`DeescapeQuotedString`).
+        let value = value.replace('\\', r"\\").replace('\'', "''");
+        writeln!(text, "{name} = '{value}' # {why}").expect("text can be written to");
     }
     [production, text.as_bytes()].concat()
 }

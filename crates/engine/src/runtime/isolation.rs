@@ -1,8 +1,12 @@
 //! What keeps a copy of production from acting as production, as a list of settings with a reason each.
 //!
-//! The list is given on the server's command line (`-c`), where neither `postgresql.auto.conf` in the restored data
-//! directory nor any other file wins. Order matters in one place: the recovery targets that are cleared stand before the one
-//! that is set, because PostgreSQL refuses a second target while one is set (`error_multiple_recovery_targets`).
+//! There is one list. A server of ours gets it on its command line (`-c`), where neither `postgresql.auto.conf` in the restored
+//! data directory nor any other file wins. A directory that is started by hand has it at the end of that file
+//! (`restore::settings`), where it wins over every other file; only where a server of ours has its things is left out there.
+//!
+//! Order matters in one place: the recovery targets that are cleared stand before the one that is set, because PostgreSQL
+//! refuses a second target while one is set (`error_multiple_recovery_targets`). In files that is the order of the last
+//! mention of each.
 //! Source of names and contexts: `guc_tables.c` of PostgreSQL 13 to 18.
 
 use std::path::{Path, PathBuf};
@@ -78,10 +82,10 @@ pub struct Recovery {
 pub struct Situation<'a> {
     /// The server's major.
     pub major: Major,
-    /// What hot standby demands.
-    pub minimums: &'a StandbyMinimums,
-    /// Where the server has its things.
-    pub places: &'a Places,
+    /// What hot standby demands, if that is known.
+    pub minimums: Option<&'a StandbyMinimums>,
+    /// Where the server has its things; `None` for a directory that somebody starts by hand, who decides that.
+    pub places: Option<&'a Places>,
     /// The libraries to load.
     pub libraries: &'a [String],
     /// The recovery to perform, if any.
@@ -128,16 +132,23 @@ pub fn preload_libraries(recorded: &str, also_allowed: &[String], installed: imp
     sorted
 }
 
-/// Every setting that an isolated server is started with, in the order of its command line.
+/// Every setting that isolates a server, in the order in which it is given.
 pub fn isolation(situation: &Situation<'_>) -> Vec<Override> {
     let mut list = Vec::new();
-    own_places(situation.places, &mut list);
+    if let Some(places) = situation.places {
+        own_places(places, &mut list);
+    }
     let fixed = FIXED.iter().filter(|(_, _, since, until, _)| (*since..=*until).contains(&situation.major.number()));
     list.extend(fixed.map(|(name, value, _, _, why)| set(name, *value, why)));
     let why = "libraries of production may start workers that act for it, and must be installed here";
     list.push(set("shared_preload_libraries", situation.libraries.join(","), why));
-    minimums(situation.minimums, &mut list);
+    if let Some(found) = situation.minimums {
+        minimums(found, &mut list);
+    }
     recovery(situation.recovery, &mut list);
+    if asof_world::planted("d2") {
+        list.retain(|it| !it.name.starts_with("archive"));
+    }
     list
 }
 
@@ -153,24 +164,24 @@ fn own_places(places: &Places, list: &mut Vec<Override>) {
     list.push(set("port", places.port.to_string(), "production's port is taken, or will be"));
     let socket = quoted_list_entry(&text(&places.socket_directory));
     list.push(set("unix_socket_directories", socket, "only our own directory, which nobody else enters"));
+    list.push(set("unix_socket_permissions", "0700", "the socket trusts whoever reaches it"));
     list.push(set("log_directory", text(&places.run_directory), "production's log is not ours to write"));
 }
 
 const ARCHIVE: &str = "a copy must not write into production's WAL archive";
 const UPSTREAM: &str = "a copy must not follow or use production's servers";
 const TARGET: &str = "only the planned target counts; another one was left behind by an earlier restore";
-const LOG: &str = "messages go to our own log";
+const LOG: &str = "messages go to where the server is started, not to production's log";
 
 /// Name, value, first and last major that has it, reason.
 const FIXED: &[(&str, &str, u32, u32, &str)] = &[
     ("listen_addresses", "localhost", 13, 18, "nobody on the network shall take the copy for production"),
-    ("unix_socket_permissions", "0700", 13, 18, "the socket trusts whoever reaches it"),
     ("unix_socket_group", "", 13, 18, "the group may not exist here"),
     ("bonjour", "off", 13, 18, "the copy is not announced"),
     ("external_pid_file", "", 13, 18, "production's pid file is not ours to write"),
     ("logging_collector", "off", 13, 18, LOG),
     ("log_destination", "stderr", 13, 18, LOG),
-    ("lc_messages", "C", 13, 18, "asof reads the log"),
+    ("lc_messages", "C", 13, 18, "asof reads the log, and production's language may not be installed here"),
     ("stats_temp_directory", "pg_stat_tmp", 13, 14, "production's directory is not ours to write"),
     ("archive_mode", "off", 13, 18, ARCHIVE),
     ("archive_command", "", 13, 18, ARCHIVE),
@@ -307,7 +318,8 @@ mod tests {
     fn list(major: Major, recovery: Option<&Recovery>) -> Vec<Override> {
         let places =
             Places { run_directory: "/run/a b".into(), socket_directory: "/run/a b/socket".into(), port: 6543 };
-        isolation(&Situation { major, minimums: &MINIMUMS, places: &places, libraries: &[], recovery })
+        let (minimums, places) = (Some(&MINIMUMS), Some(&places));
+        isolation(&Situation { major, minimums, places, libraries: &[], recovery })
     }
 
     fn value<'a>(list: &'a [Override], name: &str) -> Option<&'a str> {
@@ -373,6 +385,28 @@ mod tests {
         assert_eq!(later, super::tests::list(Major::V15, None));
         let text = serde_json::to_string(&recovery).expect("can be written");
         assert_eq!(serde_json::from_str::<Recovery>(&text).expect("can be read"), recovery);
+    }
+
+    #[test]
+    fn a_directory_that_is_started_by_hand_has_the_same_list_without_places() {
+        for major in Major::ALL {
+            let ours = list(major, None);
+            let situation =
+                Situation { major, minimums: Some(&MINIMUMS), places: None, libraries: &[], recovery: None };
+            let by_hand = isolation(&situation);
+            assert_eq!(ours[ours.len() - by_hand.len()..], by_hand);
+            let rest: Vec<_> = ours[..ours.len() - by_hand.len()].iter().map(|it| it.name.as_str()).collect();
+            let places = [
+                "config_file",
+                "hba_file",
+                "ident_file",
+                "port",
+                "unix_socket_directories",
+                "unix_socket_permissions",
+                "log_directory",
+            ];
+            assert_eq!(rest, places);
+        }
     }
 
     #[test]

@@ -92,8 +92,8 @@ async fn register(world: &World, spec: &ServerSpec) -> Result<Instance> {
 fn record(spec: ServerSpec, places: Places, id: String) -> Instance {
     let overrides = isolation(&Situation {
         major: spec.binaries.major,
-        minimums: &spec.minimums,
-        places: &places,
+        minimums: Some(&spec.minimums),
+        places: Some(&places),
         libraries: &spec.libraries,
         recovery: spec.recovery.as_ref(),
     });
