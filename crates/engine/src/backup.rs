@@ -5,7 +5,7 @@
 //! 3. `pg_backup_start` on a connection that is kept until the end;
 //! 4. the files are copied, `pg_control` last;
 //! 5. `pg_backup_stop` on the same connection;
-//! 6. the repository holds all WAL from start to stop;
+//! 6. the repository holds all WAL from start to stop, which says what becomes of pages that were torn ([`torn`]);
 //! 7. the map is stored;
 //! 8. the commit entry is written: from here on there is a backup.
 //!
@@ -16,6 +16,7 @@ mod details;
 pub(crate) mod known;
 mod pages;
 mod session;
+mod torn;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -295,9 +296,12 @@ impl Attempt<'_> {
         let details = self.details(&mut session, &listing, &stopped).await?;
         session.close().await;
         self.await_wal(progress, stopped.lsn).await?;
+        let (timeline, wal) = (stopped.label.start_timeline, started.lsn..stopped.lsn);
+        let constants = WalConstants::of(&self.control);
+        torn::settle(self.shelf, &constants, timeline, wal, &mut copied, self.observer.as_ref()).await?;
         self.observer.event(Event::Phase("storing the map"));
         copied.map.directories = listing.directories;
-        let tainted = taints(&copied);
+        let tainted = torn::taints(&copied);
         let map = self.store_map(&copied).await?;
         Ok((self.backup(&started, &stopped, &copied, map, tainted, &details), copied.vanished.len() as u64))
     }
@@ -504,18 +508,6 @@ impl Attempt<'_> {
 
 fn parent_directory(path: &[u8]) -> Option<&[u8]> {
     path.iter().rposition(|byte| *byte == b'/').map(|at| &path[..at])
-}
-
-/// Reasons for which this backup must never be the only one.
-fn taints(copied: &Copied) -> Vec<String> {
-    let mut by_file: BTreeMap<&[u8], Vec<u32>> = BTreeMap::new();
-    copied.torn.iter().for_each(|torn| by_file.entry(&torn.path).or_default().push(torn.page));
-    let describe = |(path, pages): (&[u8], Vec<u32>)| {
-        let shown: Vec<String> = pages.iter().take(5).map(u32::to_string).collect();
-        let more = if pages.len() > 5 { format!(" and {} more", pages.len() - 5) } else { String::new() };
-        format!("wrong page checksums in {}: page {}{more}", copy::text(path), shown.join(", "))
-    };
-    by_file.into_iter().map(describe).collect()
 }
 
 /// The default name of a manual snapshot: `NAME-manual-YYYYMMDD-HHMMSS`, in UTC.

@@ -1,7 +1,7 @@
 //! Copies the files of a running instance into packs: several jobs, each with a pack of its own, in bounded memory.
 //!
 //! A page whose checksum does not hold is read again, because the server may have been writing it. One that never becomes
-//! valid is stored as it is, marked, and reported; whether WAL repairs it is decided by [`super`] when all WAL is there.
+//! valid is stored as it is, marked, and reported; whether WAL repairs it is decided by [`super::torn`] when all WAL is there.
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
 //! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB.
@@ -23,6 +23,7 @@ use asof_world::{Id, Task, World, planted};
 
 use super::known::{Known, KnownFile, KnownPages};
 use super::pages::{Filling, PagePlace, Piece, invalid_pages};
+use super::torn::TornPage;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::source::{ListedFile, Source, SourceFile};
@@ -53,14 +54,6 @@ pub(crate) struct CopySettings {
     pub(crate) jobs: usize,
     pub(crate) known: Option<Arc<KnownPages>>,
     pub(crate) observer: Arc<dyn Observer>,
-}
-
-/// A page that never became valid.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TornPage {
-    pub(crate) path: Vec<u8>,
-    /// Number within the file.
-    pub(crate) page: u32,
 }
 
 /// What a copy read and stored.
@@ -244,11 +237,18 @@ impl Job {
         if matches!(listed.kind, FileKind::Vm | FileKind::Fsm) {
             // PostgreSQL rebuilds both from a zero page, and a wrong one gives wrong answers.
             invalid.iter().for_each(|at| bytes[at * settings.page_size..][..settings.page_size].fill(0));
-            let what = format!("{} pages of {} were damaged and are stored empty", numbers.len(), text(&listed.path));
+            let (count, path) = (numbers.len(), text(&listed.path));
+            let what = format!(
+                "{count} pages of {path} were torn or damaged; they are stored empty, and PostgreSQL builds them anew"
+            );
             settings.observer.event(Event::Warning(what));
             return Ok(Vec::new());
         }
-        self.result.torn.extend(numbers.iter().map(|page| TornPage { path: listed.path.clone(), page: *page }));
+        let torn = |page: &u32| {
+            let block = (relation.locator(), relation.name.fork, first_block.wrapping_add(page - first_page));
+            TornPage { path: listed.path.clone(), page: *page, block }
+        };
+        self.result.torn.extend(numbers.iter().map(torn));
         Ok(numbers)
     }
 

@@ -13,7 +13,9 @@ use asof_engine::target::Target;
 use asof_engine::{Error, Result, server};
 use asof_postgres::control::{ControlFile, with_poisoned_checkpoint};
 use asof_postgres::version::Major;
-use asof_testkit::{Workdir, digests, fill_small};
+use asof_repository::lineage::Backup;
+use asof_repository::map::read_map;
+use asof_testkit::{Options, Workdir, digests, fill_small, majors};
 use asof_world::World;
 use async_trait::async_trait;
 
@@ -317,11 +319,21 @@ fn flip(path: &Path, page: u64) {
     file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&byte)).expect("the page is changed");
 }
 
-/// A file whose first reads see a page half written.
+/// A file whose first reads see its first page half written.
 struct BeingWritten {
     inner: FilesSource,
     path: String,
     torn: usize,
+    /// Happens when the file is opened: the backup has started, and nothing of the file is read.
+    meanwhile: Box<dyn Fn() + Send + Sync>,
+}
+
+impl BeingWritten {
+    fn new(stage: &Stage, path: &str, torn: usize, meanwhile: &'static str) -> Self {
+        let server = stage.server.clone();
+        let meanwhile = Box::new(move || drop(server.lock().expect("no holder panics").psql(meanwhile)));
+        Self { inner: stage.files(), path: path.to_owned(), torn, meanwhile }
+    }
 }
 
 struct HalfWritten {
@@ -336,8 +348,11 @@ impl Source for BeingWritten {
     }
 
     async fn open(&self, path: &[u8]) -> Result<Option<Arc<dyn SourceFile>>> {
-        let opened = self.inner.open(path).await?;
         let watched = path == self.path.as_bytes();
+        if watched {
+            (self.meanwhile)();
+        }
+        let opened = self.inner.open(path).await?;
         Ok(opened.map(|file| match watched {
             true => Arc::new(HalfWritten { file, left: AtomicUsize::new(self.torn) }),
             false => file,
@@ -366,13 +381,69 @@ async fn hz_a9_damage_is_found_in_a_cold_page_and_a_page_being_written_raises_no
     let stage = Stage::plain().await;
     stage.sql("create table cold as select n, repeat('x', 100) from generate_series(1, 5000) n; checkpoint");
     let path = stage.path_of("cold");
-    let being_written = BeingWritten { inner: stage.files(), path: path.clone(), torn: 4 };
+    let being_written = BeingWritten::new(&stage, &path, 4, "select 1");
     let report = stage.back_up_from("written", being_written).await.expect("the backup is made");
     assert_eq!(report.backup.tainted, [""; 0], "an alarm about a page that was being written");
     flip(&stage.data.join(&path), 3);
     let report = stage.back_up("damaged").await.expect("the backup is made");
     let [taint] = &report.backup.tainted[..] else { panic!("damage was missed: {:?}", report.backup.tainted) };
     assert!(taint.contains(&path) && taint.contains("page 3"), "{taint}");
+}
+
+/// Pages of a file that a backup's map marks as torn.
+async fn marked_as_torn(stage: &Stage, backup: &Backup, path: &str) -> Vec<u32> {
+    let asof_engine::shelf::Shelf { store, keyring, signers, lineage, .. } = &stage.shelf;
+    let map =
+        read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await.expect("the map is read");
+    let runs = &map.map.file(path.as_bytes()).expect("the file is in the map").runs;
+    let firsts = runs.iter().scan(0, |page, run| Some(std::mem::replace(page, *page + run.pages)));
+    firsts.zip(runs).filter(|(_, run)| run.torn).map(|(page, _)| page).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a9_a_page_that_stays_torn_counts_as_whole_only_if_wal_holds_its_image() {
+    for major in majors() {
+        let stage = Stage::of_major(major, &Options::default()).await;
+        stage.sql("create table hot as select n, repeat('x', 100) as x from generate_series(1, 5000) n; checkpoint");
+        let path = stage.path_of("hot");
+        let always = |meanwhile| BeingWritten::new(&stage, &path, usize::MAX, meanwhile);
+        let report = stage.back_up_from("mended", always("update hot set n = -1 where n = 1")).await.expect("is made");
+        assert_eq!(report.backup.tainted, [""; 0], "WAL mends the page");
+        assert_eq!(marked_as_torn(&stage, &report.backup, &path).await, [0]);
+        let expected = stage.sql("select sum(n), count(*) from hot");
+        let restored = stage.start(&stage.restore("mended", "restored").await);
+        assert_eq!(restored.psql("select sum(n), count(*) from hot").trim(), expected);
+        drop(restored);
+        // Its image lies before this backup; the image of another page does not help; and this page is not the parent's.
+        for (name, meanwhile) in [("cold", "select 1"), ("other", "update hot set n = -2 where ctid = '(9,1)'")] {
+            let report = stage.back_up_from(name, always(meanwhile)).await.expect("the backup is made");
+            let [taint] = &report.backup.tainted[..] else { panic!("{name}: {:?}", report.backup.tainted) };
+            assert!(taint.contains(&path) && taint.contains("page 0"), "{taint}");
+            assert_eq!(marked_as_torn(&stage, &report.backup, &path).await, [0; 0], "{name}: nothing mends it");
+        }
+        let report = stage.back_up("whole").await.expect("the backup is made");
+        assert_eq!(report.backup.tainted, [""; 0]);
+        let expected = stage.sql("select sum(n), count(*) from hot");
+        let restored = stage.start(&stage.restore("whole", "restored-whole").await);
+        assert_eq!(restored.psql("select sum(n), count(*) from hot").trim(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_a9_a_page_of_a_visibility_map_that_stays_torn_is_stored_empty() {
+    let stage = Stage::plain().await;
+    stage.sql("create table hot as select n from generate_series(1, 5000) n; create index on hot (n)");
+    stage.sql("vacuum hot; checkpoint");
+    let path = format!("{}_vm", stage.path_of("hot"));
+    let torn = BeingWritten::new(&stage, &path, usize::MAX, "delete from hot where n % 10 = 0");
+    let report = stage.back_up_from("one", torn).await.expect("the backup is made");
+    assert_eq!(report.backup.tainted, [""; 0]);
+    let restored = stage.restore("one", "restored").await;
+    let page = fs::read(restored.join(&path)).expect("it is restored");
+    assert!(page.iter().all(|byte| *byte == 0), "a wrong visibility map was restored");
+    let restored = stage.start(&restored);
+    let index_only = "set enable_seqscan = off; set enable_bitmapscan = off; select count(*) from hot where n > 0";
+    assert_eq!(restored.psql(index_only).trim(), "4500");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,7 +45,11 @@ impl Stage {
 
     /// As `with`, made in another way.
     pub(crate) async fn of(options: &Options) -> Self {
-        let major = majors()[0];
+        Self::of_major(majors()[0], options).await
+    }
+
+    /// As `of`, of another major.
+    pub(crate) async fn of_major(major: u32, options: &Options) -> Self {
         let server = Server::running(major, options);
         let world = World::real();
         let work = Workdir::new("hazard");
