@@ -70,7 +70,7 @@ impl Failure {
                 _ => 1,
             },
             Self::Engine(asof_engine::Error::Refused { .. }) | Self::Refused { .. } => 3,
-            Self::Engine(asof_engine::Error::Damaged { .. }) => 4,
+            Self::Engine(asof_engine::Error::Damaged { .. } | asof_engine::Error::Gone { .. }) => 4,
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 6,
             _ => 1,
         }

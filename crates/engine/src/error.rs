@@ -42,6 +42,12 @@ pub enum Error {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// WAL that the server does not have any more.
+    #[error("the server has no {path} any more")]
+    Gone {
+        /// The file of the segment, relative to the data directory.
+        path: String,
+    },
     /// A program of PostgreSQL or a server of ours failed.
     #[error("{what}")]
     Program {
@@ -60,6 +66,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Refused { hint, .. } | Self::Damaged { hint, .. } | Self::Program { hint, .. } => hint.as_deref(),
+            Self::Gone { .. } => Some("make a new backup to protect what follows"),
             _ => None,
         }
     }

@@ -22,6 +22,12 @@ fn small(config: &[&str]) -> Options {
     Options { wal_segment_mib: 1, ..Options::with_config(&[&own, config].concat()) }
 }
 
+/// As [`small`], where WAL can be read by SQL only.
+fn sql_only(config: &[&str]) -> Options {
+    let hba = vec!["local replication all reject".to_owned(), "host replication all all reject".to_owned()];
+    Options { hba, ..small(config) }
+}
+
 /// A server with a table of numbers and a backup.
 async fn production(major: u32, options: &Options) -> Protected {
     let production = Protected::new(major, options).await;
@@ -150,6 +156,10 @@ fn write_past_what_is_kept(server: &Server) -> (u32, Timestamp, Lsn) {
     middle.expect("ten rounds were made")
 }
 
+fn segment_of(server: &Server, at: Lsn) -> String {
+    server.psql(&format!("select pg_walfile_name('{}')", Lsn(at.0 + 1)))
+}
+
 fn has_segment(server: &Server, at: Lsn) -> bool {
     let sql = format!("select count(*) from pg_ls_waldir() where name = pg_walfile_name('{}')", Lsn(at.0 + 1));
     server.psql(&sql) != "0"
@@ -221,6 +231,95 @@ async fn hz_c5_a_slot_that_the_server_gave_up_is_made_again_and_leaves_a_recorde
     for major in majors() {
         let production = production(major, &small(&["max_slot_wal_keep_size = 2MB"])).await;
         check_gap(production, async |_, _| {}).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c11_wal_that_is_gone_before_it_was_read_by_sql_is_a_recorded_gap_too() {
+    for major in majors() {
+        let production = production(major, &sql_only(&[])).await;
+        check_gap(production, async |server, slot| {
+            server.psql(&format!("select pg_drop_replication_slot('{slot}')"));
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_sql_the_segment_in_which_a_timeline_ended_is_found_under_the_name_of_the_next_one() {
+    for major in majors() {
+        // With archiving on, the promotion renames the old one.
+        let mut production = production(major, &sql_only(&["archive_mode = on", "archive_command = 'true'"])).await;
+        production.backup("first").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 1);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        insert(&production.server, 2);
+        production.server.stop();
+        production.server.write_data_file("standby.signal", b"");
+        production.server.start();
+        let partial = "select count(*) from pg_ls_waldir() where name like '%.partial'";
+        production.server.psql("select pg_promote()");
+        assert_eq!(production.server.psql(partial), "1");
+        insert(&production.server, 3);
+        let receiver = production.receiver(PACE);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        let events = production.wal_events().await;
+        assert!(!events.iter().any(|event| matches!(event, WalEvent::Gap { .. })), "{events:?}");
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), up_to(3));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hz_c11_a_gap_across_a_failover_is_recorded_on_each_timeline() {
+    for major in majors() {
+        let mut production = production(major, &small(&[])).await;
+        let standby = standby(&production).await;
+        production.backup("first").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 1);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        let (_, stored) = production.stored_end().await;
+        for row in 2..=3 {
+            insert(&production.server, row);
+            production.server.psql("select pg_switch_wal()");
+        }
+        follow(&production, &standby).await;
+        production.server.kill();
+        standby.psql("select pg_promote()");
+        write_past_what_is_kept(&standby);
+        let left =
+            format!("select count(*) from pg_ls_waldir() where name like '%{}'", &segment_of(&standby, stored)[8..]);
+        assert_eq!(standby.psql(&left), "0", "the server still has {stored}");
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        let behind = receiver.catch_up(&standby).await;
+        receiver.stop().await;
+        let events = production.wal_events().await;
+        let told: Vec<_> = events.iter().filter(|event| !matches!(event, WalEvent::Started { .. })).collect();
+        let [WalEvent::Gap { timeline: 1, from, to: fork }, WalEvent::Gap { timeline: 2, from: again, to }] = told[..]
+        else {
+            panic!("a gap on each timeline: {events:?}")
+        };
+        assert!(*from == stored.0 && from < fork && fork == again && again < to && *to < behind.0, "{events:?}");
+        let refusal = production.refusal(Target::Lsn(Lsn(fork + 8))).await;
+        assert!(refusal.contains(&stored.to_string()), "{refusal}");
+        let latest = production.plan(Target::Latest, true).await.expect("what lies before the gap is there");
+        let lost = format!("WAL {stored} .. {} was lost", Lsn(*to));
+        assert!(latest.warnings.iter().any(|it| it.contains(&lost)), "{:?}", latest.warnings);
+
+        production.server = standby;
+        production.backup("second").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 4);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        assert_eq!(production.wal_events().await, events, "nothing more is missing");
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), rows(&production.server));
     }
 }
 
@@ -378,6 +477,56 @@ async fn a_server_that_was_rolled_back_is_refused_before_anything_is_stored() {
         assert!(found.iter().any(|found| why.contains(found)), "{why}");
         assert_eq!(production.stored_end().await, stored);
         assert_eq!(rows(&production.restored(&production.wanted(Target::Latest, true)).await), up_to(3));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rolled_back_server_that_lost_its_old_wal_is_no_server_with_a_gap() {
+    for major in majors() {
+        for promoted in [false, true] {
+            let mut production = production(major, &small(&[])).await;
+            insert(&production.server, 1);
+            production.server.stop();
+            let old = copy_of(production.server.data_dir(), &production.work.path().join("old"));
+            production.server.start();
+            production.backup("first").await;
+            let receiver = production.receiver(PACE);
+            for row in 2..=41 {
+                insert(&production.server, row);
+                production.server.psql("select pg_switch_wal()");
+            }
+            receiver.catch_up(&production.server).await;
+            if promoted {
+                production.server.stop();
+                production.server.write_data_file("standby.signal", b"");
+                production.server.start();
+                production.server.psql("select pg_promote()");
+                insert(&production.server, 42);
+                receiver.catch_up(&production.server).await;
+            }
+            production.server.stop();
+            receiver.stop().await;
+            let (stored, events) = (production.stored_end().await, production.wal_events().await);
+            assert_eq!(stored.0, Timeline(if promoted { 2 } else { 1 }));
+
+            // It stands where nothing of its old WAL is left, and still behind what is stored.
+            let mut rolled_back = Server::adopt(major, &old);
+            rolled_back.start();
+            let before = flushed(&rolled_back);
+            write_past_what_is_kept(&rolled_back);
+            assert!(!has_segment(&rolled_back, before) && flushed(&rolled_back) < stored.1);
+            let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
+            assert!(why.contains("it was rolled back"), "promoted before: {promoted}: {why}");
+            if promoted {
+                // However far it gets: it is on a timeline that the instance left.
+                write_past_what_is_kept(&rolled_back);
+                write_past_what_is_kept(&rolled_back);
+                assert!(flushed(&rolled_back) > stored.1);
+                let why = Receiver::start(production.settings(&rolled_back, PACE)).failure().await;
+                assert!(why.contains("it was rolled back"), "{why}");
+            }
+            assert_eq!((production.stored_end().await, production.wal_events().await), (stored, events));
+        }
     }
 }
 

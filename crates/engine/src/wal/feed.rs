@@ -133,18 +133,28 @@ pub(super) async fn horizon(connection: &mut Connection, timeline: Timeline) -> 
     Ok(Horizon { end, next: Some(after), observed })
 }
 
-/// WAL from `from` on, at most up to `to` and to the end of its segment.
+/// WAL from `from` on, at most up to the horizon and to the end of its segment.
+///
+/// The segment in which a timeline ended may lie under the next one's name only, as the walsender knows, too
+/// (`WalSndSegmentOpen`): with archiving on, promotion renames the old one to `.partial`.
 pub(super) async fn read_wal(
     connection: &mut Connection,
     timeline: Timeline,
     size: WalSegmentSize,
     from: Lsn,
-    to: Lsn,
+    horizon: &Horizon,
 ) -> Result<Vec<u8>> {
-    let path = format!("pg_wal/{}", segment_name(timeline, size.segment_of(from), size));
+    let segment = size.segment_of(from);
     let offset = u64::from(size.offset(from));
-    let len = (to.0 - from.0).min(PIECE).min(u64::from(size.bytes()) - offset);
-    read_file(connection, &path, offset, len).await?.filter(|bytes| !bytes.is_empty()).ok_or_else(|| gone(&path))
+    let len = (horizon.end.0 - from.0).min(PIECE).min(u64::from(size.bytes()) - offset);
+    let next = horizon.next.filter(|_| segment == size.segment_of(horizon.end));
+    for timeline in std::iter::once(timeline).chain(next) {
+        let path = format!("pg_wal/{}", segment_name(timeline, segment, size));
+        if let Some(bytes) = read_file(connection, &path, offset, len).await?.filter(|bytes| !bytes.is_empty()) {
+            return Ok(bytes);
+        }
+    }
+    Err(Error::Gone { path: format!("pg_wal/{}", segment_name(timeline, segment, size)) })
 }
 
 async fn read_file(connection: &mut Connection, path: &str, offset: u64, len: u64) -> Result<Option<Vec<u8>>> {

@@ -3,13 +3,14 @@
 //! Where to begin is decided from what is stored and what the server has, before anything is streamed ([`begin`], a pure
 //! function). Every hole is a record in the journal: WAL that the server no longer has is a gap; WAL of ours that a failover
 //! left behind is a tail, which is kept and stays restorable (rule 7). A server that stands behind what is stored on its own
-//! timeline was rolled back: that is refused, because going on would mix two histories (rule 5).
+//! timeline, or on a timeline that the instance left, was rolled back: that is refused, because going on would mix two
+//! histories (rule 5).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use asof_postgres::client::ErrorKind;
-use asof_postgres::history::TimelineHistory;
+use asof_postgres::history::{Stretch, TimelineHistory};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::replication::{SlotLife, SystemIdentity};
 use asof_repository::lineage::{Entry, Lineage, WalEvent};
@@ -60,10 +61,12 @@ pub enum Begin {
         /// Where it forked.
         fork: Lsn,
     },
-    /// The server stands behind what is stored on its own timeline.
+    /// The server stands behind what is stored: on the same timeline, or on one that is older.
     RolledBack {
         /// What is stored.
         stored: StoredEnd,
+        /// The server's timeline.
+        timeline: Timeline,
         /// Where the server stands.
         server: Lsn,
     },
@@ -76,8 +79,11 @@ pub fn begin(stored: Option<StoredEnd>, server: &SystemIdentity, history: &Timel
         Some(fork) if fork < stored.end && !asof_world::planted("c11") => {
             Begin::Tail { stored, timeline: server.timeline, fork }
         }
-        None if stored.timeline == server.timeline && server.xlogpos < stored.end => {
-            Begin::RolledBack { stored, server: server.xlogpos }
+        // A promotion takes the next free number, so a lower one that does not descend from ours was left for ours.
+        None if server.timeline < stored.timeline
+            || (stored.timeline == server.timeline && server.xlogpos < stored.end) =>
+        {
+            Begin::RolledBack { stored, timeline: server.timeline, server: server.xlogpos }
         }
         None if stored.timeline != server.timeline => {
             // Our timeline is not in the server's history at all: it forked before ours began.
@@ -142,7 +148,10 @@ pub fn first_hole(state: &Lineage, stop: Lsn) -> Option<Hole> {
         WalEvent::Gap { from, to, .. } if Lsn(to) > stop => Some(Hole { from: Lsn(from), to: Lsn(to) }),
         _ => None,
     });
-    holes.min_by_key(|hole| hole.from)
+    let mut holes: Vec<Hole> = holes.collect();
+    holes.sort_by_key(|hole| hole.from);
+    // One that crosses a fork is recorded once for each timeline.
+    holes.into_iter().reduce(|first, next| if next.from == first.to { Hole { to: next.to, ..first } } else { first })
 }
 
 /// How far the instance can be restored: to the first hole behind its newest backup, or to the end of what is stored. Nothing
@@ -236,40 +245,62 @@ async fn receive_once(
     }
     observer.event(Event::Note(format!("streaming from {start} on timeline {timeline}")));
     match run_stream(settings, feed, timeline, start, progress).await {
-        Err(Error::Client(error)) if error.sqlstate() == Some("58P01") => {
-            bridge(settings, &mut journal, timeline, start, kept, observer).await
-        }
+        Err(error) if is_gone(&error) => bridge(settings, &mut journal, &history, kept, observer).await,
         settled => settled,
     }
 }
 
-/// The server no longer has the WAL that we need next: the hole becomes a record, and the stream goes on behind it.
+/// Whether the server says that it does not have the WAL any more.
+fn is_gone(error: &Error) -> bool {
+    match error {
+        Error::Client(error) => error.sqlstate() == Some("58P01"),
+        Error::Gone { .. } => true,
+        _ => false,
+    }
+}
+
+/// The server no longer has the WAL that we need next: the hole becomes a record, and the stream goes on behind it. The stream
+/// may have got on before it met the hole, so where that begins is looked up again.
 async fn bridge(
     settings: &StreamSettings,
     journal: &mut asof_repository::journal::Journal<Lineage>,
-    timeline: Timeline,
-    from: Lsn,
+    history: &TimelineHistory,
     kept: Lsn,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    let to = settings.constants.segment_size.floor(kept);
+    let size = settings.constants.segment_size;
+    let stored = stored_end(&settings.shelf, journal.state(), u64::from(size.bytes())).await?;
+    let from = stored.expect("where a stream begins is recorded before it does").end;
+    let to = size.floor(kept);
     if to <= from {
         let what = format!("the server has no WAL from {from} on, although its slot keeps {kept}");
         return Err(Error::damaged(what, "look at the server's pg_wal; drop the slot and run the receiver again"));
     }
-    let epoch = journal.state().epoch;
-    let reason = "the server had removed it before it was received".to_owned();
-    let entry = match asof_world::planted("c5") {
-        true => Entry::WalStarted { timeline: timeline.0, start: to.0 },
-        false => Entry::WalGap { timeline: timeline.0, from: from.0, to: to.0, reason },
-    };
-    journal.append(epoch, entry).await?;
+    for (timeline, hole) in by_timeline(history, Hole { from, to }) {
+        let epoch = journal.state().epoch;
+        let reason = "the server had removed it before it was received".to_owned();
+        let entry = match asof_world::planted("c5") {
+            true => Entry::WalStarted { timeline: timeline.0, start: hole.to.0 },
+            false => Entry::WalGap { timeline: timeline.0, from: hole.from.0, to: hole.to.0, reason },
+        };
+        journal.append(epoch, entry).await?;
+    }
     observer.event(Event::Warning(format!("WAL {from} .. {to} is lost; make a new backup to protect what follows")));
     Err(Error::Repository(asof_repository::Error::Unavailable {
         operation: "continue",
         object: format!("WAL from {from}"),
         source: "the gap is recorded; the stream goes on behind it".into(),
     }))
+}
+
+/// The parts of a hole that lie on each timeline of the server's history.
+fn by_timeline(history: &TimelineHistory, hole: Hole) -> Vec<(Timeline, Hole)> {
+    let part = |stretch: Stretch| {
+        let from = stretch.start.max(hole.from);
+        let to = stretch.end.map_or(hole.to, |end| end.min(hole.to));
+        (from < to).then_some((stretch.timeline, Hole { from, to }))
+    };
+    history.stretches().into_iter().filter_map(part).collect()
 }
 
 fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
@@ -283,15 +314,19 @@ fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
             let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0 };
             Ok((timeline, fork, Some(entry)))
         }
-        Begin::RolledBack { stored, server } => {
-            let what = format!(
-                "the server stands at {server} on timeline {}, behind {}, which is stored: it was rolled back",
-                stored.timeline, stored.end
-            );
-            Err(Error::damaged(
-                what,
-                "register the rolled-back server with `asof instance add` under a name of its own",
-            ))
+        Begin::RolledBack { stored, timeline, server } => {
+            let StoredEnd { timeline: newest, end } = stored;
+            let what = if timeline == newest {
+                format!(
+                    "the server stands at {server} on timeline {timeline}, behind {end}, which is stored: it was rolled back"
+                )
+            } else {
+                format!(
+                    "the server stands on timeline {timeline}, which the instance left for timeline {newest}: \
+                     it was rolled back, or is the old primary of a failover"
+                )
+            };
+            Err(Error::damaged(what, "register this server with `asof instance add` under a name of its own"))
         }
     }
 }
@@ -387,11 +422,31 @@ mod tests {
         assert_eq!(first_hole(&state, Lsn(300)), hole(400, 500));
         assert_eq!(first_hole(&state, Lsn(550)), hole(600, 700));
         assert_eq!(first_hole(&state, Lsn(700)), None);
+        state.wal.push(WalEvent::Gap { timeline: 2, from: 500, to: 550 });
+        assert_eq!(first_hole(&state, Lsn(300)), hole(400, 550), "it goes on behind the fork");
     }
 
     #[test]
     fn a_server_behind_the_stored_end_on_its_own_timeline_was_rolled_back() {
+        let rolled_back = |stored, timeline, server| Begin::RolledBack { stored, timeline, server };
         let decision = begin(Some(stored(1, 800)), &server(1, 700), &TimelineHistory::first(), Lsn(500));
-        assert_eq!(decision, Begin::RolledBack { stored: stored(1, 800), server: Lsn(700) });
+        assert_eq!(decision, rolled_back(stored(1, 800), Timeline(1), Lsn(700)));
+        // Before a promotion that is stored, wherever it stands; and whatever it still has.
+        for at in [700, 1700] {
+            let decision = begin(Some(stored(2, 800)), &server(1, at), &TimelineHistory::first(), Lsn(at));
+            assert_eq!(decision, rolled_back(stored(2, 800), Timeline(1), Lsn(at)));
+        }
+    }
+
+    #[test]
+    fn hz_c11_a_hole_across_a_fork_has_a_part_on_each_timeline() {
+        let parts = |history: &TimelineHistory, from, to| -> Vec<(u32, u64, u64)> {
+            let parts = by_timeline(history, Hole { from: Lsn(from), to: Lsn(to) });
+            parts.into_iter().map(|(timeline, hole)| (timeline.0, hole.from.0, hole.to.0)).collect()
+        };
+        assert_eq!(parts(&TimelineHistory::first(), 500, 900), [(1, 500, 900)]);
+        assert_eq!(parts(&forked(700), 500, 900), [(1, 500, 700), (2, 700, 900)]);
+        assert_eq!(parts(&forked(700), 500, 700), [(1, 500, 700)]);
+        assert_eq!(parts(&forked(700), 700, 900), [(2, 700, 900)]);
     }
 }

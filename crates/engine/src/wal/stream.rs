@@ -246,7 +246,7 @@ async fn ask(
         progress.shared.server.fetch_max(horizon.end.0, Ordering::AcqRel);
         while ingest.received() < horizon.end && !progress.wants_stop() {
             let from = ingest.received();
-            let bytes = feed::read_wal(connection, timeline, size, from, horizon.end).await?;
+            let bytes = feed::read_wal(connection, timeline, size, from, &horizon).await?;
             ingest.take(from, &bytes).await?;
             progress.publish(ingest);
         }
