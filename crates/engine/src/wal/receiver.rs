@@ -222,6 +222,10 @@ async fn receive_once(
     if let Some(remark) = feed.remark(&settings.server.config.user) {
         observer.event(Event::Warning(remark));
     }
+    let size = settings.constants.stored_segment();
+    // Before the server says where it stands: what another receiver stores meanwhile would look like a server that went back.
+    let mut journal = settings.shelf.journal().await?;
+    let stored = stored_end(&settings.shelf, journal.state(), size).await?;
     let identity = feed.identity().await?;
     if identity.system_id != settings.constants.system_identifier {
         let what = format!("the server has system identifier {}, not that of the instance", identity.system_id);
@@ -229,9 +233,6 @@ async fn receive_once(
     }
     let kept = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
-    let mut journal = settings.shelf.journal().await?;
-    let size = settings.constants.stored_segment();
-    let stored = stored_end(&settings.shelf, journal.state(), size).await?;
     let decision = begin(stored, &identity, &history, kept);
     let (timeline, start, entry) = act_on(&decision)?;
     if let Some(entry) = entry {
@@ -268,10 +269,9 @@ async fn bridge(
     kept: Lsn,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    let size = settings.constants.segment_size;
-    let stored = stored_end(&settings.shelf, journal.state(), u64::from(size.bytes())).await?;
+    let stored = stored_end(&settings.shelf, journal.state(), settings.constants.stored_segment()).await?;
     let from = stored.expect("where a stream begins is recorded before it does").end;
-    let to = size.floor(kept);
+    let to = settings.constants.segment_size.floor(kept);
     if to <= from {
         let what = format!("the server has no WAL from {from} on, although its slot keeps {kept}");
         return Err(Error::damaged(what, "look at the server's pg_wal; drop the slot and run the receiver again"));

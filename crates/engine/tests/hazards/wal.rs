@@ -242,6 +242,53 @@ async fn hz_c3_a_stored_segment_is_never_replaced_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hz_c3_a_server_that_goes_on_while_a_second_receiver_begins_was_not_rolled_back() {
+    let stage = Stage::plain().await;
+    stage.sql("create table t (n int)");
+    stage.back_up("one").await.expect("the backup is made");
+    let constants = stage.constants().await;
+    let receive = |shelf: &Shelf, slot: &str| {
+        let (server, constants) = (stage.link.clone(), constants.clone());
+        let settings = StreamSettings {
+            shelf: shelf.clone(),
+            server,
+            constants,
+            slot: slot.to_owned(),
+            pace: Pace::AtOnce,
+            idle: IDLE_EVERY,
+        };
+        let progress = Arc::new(StreamProgress::default());
+        let given = progress.clone();
+        (progress, tokio::spawn(async move { receiver::receive(&settings, given, Arc::new(Silent)).await }))
+    };
+    let (first, receiving) = receive(&stage.shelf, "first");
+    // When the second has begun to look at what is stored, more is written, and the first stores it.
+    let (server, stored, happened) = (stage.server.clone(), first.clone(), AtomicBool::new(false));
+    let shelf = Unanswered::shelf(&stage.shelf, move |operation, name| {
+        if operation == "read" && name.contains("/journal/") && !happened.swap(true, Ordering::Relaxed) {
+            let flushed = "insert into t values (1); select pg_current_wal_flush_lsn()";
+            let flushed = server.lock().expect("no holder panics").psql(flushed).trim().parse().expect("a position");
+            tokio::task::block_in_place(|| {
+                while stored.durable() < flushed {
+                    std::thread::yield_now();
+                }
+            });
+        }
+        false
+    });
+    let (second, also_receiving) = receive(&shelf, "second");
+    let end = stage.sql("insert into t values (2); select pg_current_wal_flush_lsn()").parse().expect("a position");
+    while second.durable() < end && !also_receiving.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    second.stop();
+    let ended = also_receiving.await.expect("does not panic");
+    assert!(ended.is_ok(), "a healthy server was refused: {}", ended.expect_err("it is an error"));
+    first.stop();
+    receiving.await.expect("does not panic").expect("it was stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hz_c6_a_commit_that_was_acknowledged_is_in_the_next_restore_although_its_segment_is_open() {
     let stage = Stage::plain().await;
     stage.sql("create table t (n int)");
