@@ -4,6 +4,7 @@ pub mod codec;
 pub mod crypto;
 mod cursor;
 pub mod error;
+pub mod frames;
 #[cfg(test)]
 mod hostile;
 pub mod journal;

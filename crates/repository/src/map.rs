@@ -13,6 +13,7 @@ use crate::codec::{Codec, Encoder};
 use crate::crypto::{self, Digest};
 use crate::cursor::{Cursor, Decoded, Malformed, put_bytes, put_varint};
 use crate::error::{Error, Result};
+use crate::frames::Frames;
 use crate::keyring::{Keyring, Signers};
 use crate::names::{Name, PackId};
 use crate::object::{self, Class, Finished, Kind, ObjectWriter, Opened, Reference, Section};
@@ -72,7 +73,7 @@ pub struct MapPack {
     /// What proves it and opens its frames.
     pub reference: Reference,
     /// The frames that are referred to, by number.
-    pub frames: BTreeMap<u32, Section>,
+    pub frames: Frames,
 }
 
 /// The pages of a whole backup.
@@ -306,10 +307,12 @@ fn encode_part(map: &PageMap, lineage: Id, files: &[MapFile]) -> Vec<u8> {
                     });
                     put_varint(&mut body, number as u64);
                     put_varint(&mut body, u64::from(position));
-                    let frames = used.entry(pack).or_default();
-                    for frame in frames_of(position, run.pages) {
-                        frames.insert(frame, map.packs[pack as usize].frames[&frame]);
-                    }
+                    let numbers = frames_of(position, run.pages);
+                    let count = numbers.len();
+                    let frames = map.packs[pack as usize].frames.range(numbers);
+                    let named = used.entry(pack).or_default();
+                    let found = frames.map(|(number, section)| named.insert(number, section)).count();
+                    assert_eq!(found, count, "a run names frames of its pack");
                 }
             }
         }
@@ -356,7 +359,7 @@ fn take_pack(cursor: &mut Cursor<'_>, lineage: Id) -> Decoded<MapPack> {
     let len = cursor.varint()?;
     let reference =
         Reference { digest: cursor.array()?, sealed_data_key: cursor.array()?, header_digest: cursor.array()? };
-    let mut frames = BTreeMap::new();
+    let mut frames = Frames::default();
     let (mut next_number, mut next_offset) = (0u32, 0u64);
     const TOO_LARGE: Malformed = Malformed("a frame lies beyond any pack");
     for _ in 0..cursor.count()? {
@@ -369,7 +372,8 @@ fn take_pack(cursor: &mut Cursor<'_>, lineage: Id) -> Decoded<MapPack> {
         }
         next_number = number.checked_add(1).ok_or(TOO_LARGE)?;
         next_offset = offset.checked_add(u64::from(stored_len)).filter(|end| *end <= len).ok_or(TOO_LARGE)?;
-        frames.insert(number, Section { offset, stored_len, plain_len, codec, digest: [0; 16] });
+        let section = Section { offset, stored_len, plain_len, codec, digest: [0; 16] };
+        assert!(frames.push(number, &section), "numbers and places were added up");
     }
     Ok(MapPack { id, len, reference, frames })
 }
@@ -411,6 +415,7 @@ pub async fn read_map(
         let proof = if owner == 0 { opened.reference.digest } else { owner_digest };
         stored.parts.insert(part.content, (owner_id, proof, part.clone()));
     }
+    stored.map.packs.iter_mut().for_each(|pack| pack.frames.shrink());
     if !stored.map.files.is_sorted_by(|a, b| a.path < b.path) {
         return Err(Error::corrupt(name, "its files are not in order"));
     }
@@ -469,7 +474,9 @@ impl PageMap {
             if existing.reference != pack.reference || existing.len != pack.len {
                 return Err(Malformed("it describes a pack differently than another part"));
             }
-            existing.frames.extend(pack.frames);
+            if !existing.frames.merge(&pack.frames) {
+                return Err(Malformed("it describes frames differently than another part"));
+            }
             return Ok(*known);
         }
         let number = u32::try_from(self.packs.len()).map_err(|_| Malformed("it names too many packs"))?;
@@ -513,8 +520,10 @@ impl PageMap {
         const NOT_LISTED: Malformed = Malformed("a run names a frame that is not listed");
         let end = position.checked_add(pages).filter(|end| pages > 0 && *end < u32::MAX - PAGES_PER_FRAME);
         let last = end.ok_or(NOT_LISTED)? - 1;
-        for frame in frames_of(position, pages) {
-            let section = self.packs[pack as usize].frames.get(&frame).ok_or(NOT_LISTED)?;
+        let numbers = frames_of(position, pages);
+        let mut listed = self.packs[pack as usize].frames.range(numbers.clone());
+        for frame in numbers {
+            let (_, section) = listed.next().filter(|(number, _)| *number == frame).ok_or(NOT_LISTED)?;
             let (slot, len) = match last / PAGES_PER_FRAME == frame {
                 true => (last % PAGES_PER_FRAME, last_len),
                 false => (PAGES_PER_FRAME - 1, u64::from(self.page_size)),
@@ -587,7 +596,7 @@ mod tests {
                     left -= len;
                     if let Place::Pack { pack, position } = run.place {
                         let at = position + page;
-                        let section = &map.packs[pack as usize].frames[&(at / PAGES_PER_FRAME)];
+                        let section = map.packs[pack as usize].frames.get(at / PAGES_PER_FRAME).expect("is listed");
                         let end = u64::from(at % PAGES_PER_FRAME) * u64::from(PAGE) + len;
                         assert!(end <= u64::from(section.plain_len), "a page lies behind its frame");
                     }
@@ -634,6 +643,13 @@ mod tests {
         });
     }
 
+    /// Gives a frame another length.
+    fn of_len(pack: &mut MapPack, frame: u32, plain_len: u32) {
+        let changed =
+            |(number, section)| (number, if number == frame { Section { plain_len, ..section } } else { section });
+        pack.frames = pack.frames.iter().map(changed).collect();
+    }
+
     #[test]
     fn what_cannot_be_in_a_map_is_refused() {
         let check = |change: fn(&mut PageMap), says: &str| {
@@ -643,15 +659,12 @@ mod tests {
             assert_eq!(decode(&plain).err().map(|reason| reason.0), Some(says));
         };
         let absent = "a run names a page that its frame does not hold";
-        check(|map| map.packs[1].frames.get_mut(&0).unwrap().plain_len = PAGE, absent);
-        check(|map| map.packs[0].frames.get_mut(&3).unwrap().plain_len -= 1, absent);
+        check(|map| of_len(&mut map.packs[1], 0, PAGE), absent);
+        check(|map| of_len(&mut map.packs[0], 3, 2 * PAGE - 2), absent);
         check(|map| map.files[1].len += 1, absent);
         check(|map| map.files[1].len = 6 * u64::from(PAGE), "a file has another number of pages than its length needs");
         check(|map| map.files[2].runs[0].torn = true, "a torn run has one page");
-        check(
-            |map| map.packs[0].frames.get_mut(&0).unwrap().plain_len = 1 << 30,
-            "a frame is longer than frames may be",
-        );
+        check(|map| of_len(&mut map.packs[0], 0, 1 << 30), "a frame is longer than frames may be");
         check(|map| map.packs[0].len = 100, "a frame lies beyond any pack");
     }
 

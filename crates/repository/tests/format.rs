@@ -460,7 +460,7 @@ async fn sizes() -> [f64; 3] {
                 offset += u64::from(stored_len);
                 (n, section)
             });
-            let sections: BTreeMap<_, _> = sections.collect();
+            let sections = sections.collect();
             map.packs.push(MapPack {
                 id: id(number),
                 len: offset + 300_000,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use asof_repository::codec::{Decoder, Encoder};
+use asof_repository::frames::Frames;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{
     Backup, BackupKind, BackupState, Entry, Lineage, Outcome as AttemptOutcome, Sizes, StoredPack,
@@ -146,13 +147,13 @@ impl Attempt<'_> {
             |block: u32| before.is_some() && page(self.number, path, block) == page(self.number - 1, path, block);
         let changed: Vec<u32> = (0..pages).filter(|block| !same(*block)).collect();
         let (mut writer, mut encoder) = (PackWriter::new(&self.machine.world, keyring, id), Encoder::new(1));
-        let (mut frames, mut places) = (BTreeMap::new(), BTreeMap::new());
+        let (mut frames, mut places) = (Frames::default(), BTreeMap::new());
         let pack = u32::try_from(map.packs.len()).expect("a few packs");
         for blocks in changed.chunks(PAGES_PER_FRAME as usize) {
             let plain: Vec<Vec<u8>> = blocks.iter().map(|block| page(self.number, path, *block)).collect();
             let hashes: Vec<_> = blocks.iter().zip(&plain).map(|(block, page)| hasher.hash(*block, page)).collect();
             let (frame, section) = writer.frame(path.as_bytes(), blocks, &hashes, &plain.concat(), &mut encoder);
-            frames.insert(frame, section);
+            assert!(frames.push(frame, &section), "frames come in order");
             places.extend(
                 blocks
                     .iter()
@@ -169,13 +170,7 @@ impl Attempt<'_> {
         Ok(MadeFile { file, stored })
     }
 
-    async fn store(
-        &self,
-        map: &mut PageMap,
-        id: PackId,
-        writer: PackWriter,
-        frames: BTreeMap<u32, object::Section>,
-    ) -> Outcome<StoredPack> {
+    async fn store(&self, map: &mut PageMap, id: PackId, writer: PackWriter, frames: Frames) -> Outcome<StoredPack> {
         let object = writer.finish(&self.registered.keyring, &mut Encoder::new(1)).object;
         object::create(self.machine.store.as_ref(), &object).await?;
         map.packs.push(MapPack { id, len: object.len, reference: object.reference, frames });
@@ -266,12 +261,12 @@ async fn open_frames(
         read_pack_index(store, keyring, signers, pack.id, &pack.reference.digest).await?;
         let name = Name::Pack(pack.id);
         let sections = DataSections::new(keyring, name, &pack.reference)?;
-        for (number, section) in &pack.frames {
+        for (number, section) in pack.frames.iter() {
             let range = ReadRange::Part { offset: section.offset, len: u64::from(section.stored_len) };
             let mut stored = store.read(&name.to_string(), range).await?.to_vec();
             let mut plain = vec![0; section.plain_len as usize];
-            sections.open(*number, section, &mut stored, &mut plain, &mut Decoder::new())?;
-            opened.insert((at, *number), plain);
+            sections.open(number, &section, &mut stored, &mut plain, &mut Decoder::new())?;
+            opened.insert((at, number), plain);
         }
     }
     let named = map.files.iter().flat_map(|file| &file.runs).all(|run| match run.place {

@@ -1,10 +1,11 @@
-//! Copies the files of a running instance into packs: several jobs, each with a pack of its own, in bounded memory.
+//! Copies the files of a running instance into packs: several jobs, each with a pack of its own, in little memory.
 //!
 //! A page whose checksum does not hold is read again, because the server may have been writing it. One that never becomes
 //! valid is stored as it is, marked, and reported; whether WAL repairs it is decided by [`super::torn`] when all WAL is there.
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
-//! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB.
+//! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB. The map grows with the
+//! instance, by about 200 MiB for each TiB at its peak (docs/decisions/0012-frames-in-few-bytes.md).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -225,7 +225,8 @@ impl PageWriter {
             wanted.entry((piece.pack, piece.frame)).or_default().push((piece.slot, piece.to));
         }
         let needed = wanted.into_iter().map(|((pack, number), pages)| {
-            let section = self.map.packs[pack as usize].frames[&number];
+            let section =
+                self.map.packs[pack as usize].frames.get(number).expect("a map names only frames that it lists");
             Needed { pack, number, section, pages }
         });
         let needed: Vec<Needed> = needed.collect();

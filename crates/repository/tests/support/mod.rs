@@ -20,6 +20,7 @@ use std::time::Duration;
 use asof_repository::codec::{Decoder, Encoder};
 use asof_repository::crypto::SigningKey;
 use asof_repository::error::{Error, Result};
+use asof_repository::frames::Frames;
 use asof_repository::keyring::Keyring;
 use asof_repository::lineage::{Backup, BackupKind, Sizes, StoredPack};
 use asof_repository::map::MapFile;
@@ -324,7 +325,7 @@ impl Filling<'_> {
             let id = PackId { lineage, attempt: self.attempt, number };
             // Filled in when the pack is closed.
             let reference = Reference { digest: [0; 32], sealed_data_key: [0; 80], header_digest: [0; 32] };
-            self.map.packs.push(MapPack { id, len: 0, reference, frames: BTreeMap::new() });
+            self.map.packs.push(MapPack { id, len: 0, reference, frames: Frames::default() });
             self.writer = Some((PackWriter::new(&self.repository.world, keyring, id), self.map.packs.len() - 1));
             self.filled = 0;
         }
@@ -377,7 +378,7 @@ pub(crate) fn flatten(map: &PageMap) -> Vec<(Vec<u8>, u64, Vec<PageSource>)> {
         all.map(|page| {
             place_of(map, &file.path, page).map(|(pack, position)| {
                 let pack = &map.packs[pack as usize];
-                (pack.id, pack.reference, position, pack.frames[&(position / PAGES_PER_FRAME)])
+                (pack.id, pack.reference, position, pack.frames.get(position / PAGES_PER_FRAME).unwrap())
             })
         })
         .collect()
@@ -407,7 +408,7 @@ pub(crate) async fn read_page(
 
 /// Reads and opens one frame.
 pub(crate) async fn read_frame(store: &dyn Store, keyring: &Keyring, pack: &MapPack, frame: u32) -> Result<Vec<u8>> {
-    let section = pack.frames[&frame];
+    let section = pack.frames.get(frame).unwrap();
     let range = ReadRange::Part { offset: section.offset, len: u64::from(section.stored_len) };
     let mut stored = store.read(&pack.id.to_string(), range).await?.to_vec();
     let mut plain = vec![0; section.plain_len as usize];
