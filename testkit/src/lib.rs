@@ -13,10 +13,12 @@ mod place;
 mod programs;
 mod server;
 mod user;
+mod volume;
 mod workdir;
 
 pub use data::{Digest, digests, fill_small};
 pub use moto::Moto;
 pub use programs::majors;
 pub use server::{Options, Server};
+pub use volume::Volume;
 pub use workdir::Workdir;

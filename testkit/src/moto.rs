@@ -7,7 +7,6 @@
 use crate::programs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 /// Starts the server, prints its port, and lives as long as its input is open. Requests are answered one at a time: moto
@@ -43,7 +42,7 @@ impl Moto {
     /// When it is not installed, or does not start.
     #[must_use]
     pub fn running() -> Self {
-        let mut command = Command::new(python());
+        let mut command = Command::new(programs::python());
         // It reports each request on its error output, which nobody reads.
         command.args(["-c", PROGRAM]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.spawn().unwrap_or_else(|error| panic!("moto: {error}: {HINT}"));
@@ -100,13 +99,6 @@ impl Drop for Moto {
 }
 
 const HINT: &str = "is it installed? run `cargo xtask setup`";
-
-/// The interpreter of the environment in which setup installed the server.
-fn python() -> PathBuf {
-    let python = programs::root().join("moto/bin/python");
-    assert!(python.exists(), "there is no {}: run `cargo xtask setup`", python.display());
-    python
-}
 
 #[cfg(test)]
 mod tests {

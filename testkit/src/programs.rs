@@ -36,6 +36,13 @@ pub(crate) fn root() -> PathBuf {
     place::shared().expect("a directory that the server's user can reach").join("pg")
 }
 
+/// The interpreter of the environment in which setup installed the S3 server.
+pub(crate) fn python() -> PathBuf {
+    let python = root().join("moto/bin/python");
+    assert!(python.exists(), "there is no {}: run `cargo xtask setup`", python.display());
+    python
+}
+
 /// Parses `13,14,15`; the error is the word that is no number.
 fn parse_majors(list: &str) -> Result<Vec<u32>, String> {
     list.split(',').map(|word| word.trim().parse().map_err(|_| word.to_owned())).collect()

@@ -9,7 +9,7 @@ mod facts;
 mod install;
 mod plan;
 
-pub(crate) use install::trees_directory;
+pub(crate) use install::{privileged, trees_directory};
 
 use crate::Outcome;
 use plan::Want;

@@ -39,7 +39,11 @@ fn programs() -> BTreeSet<String> {
     let found = ["cc", "npm", "pg_lsclusters"].into_iter().filter(|name| run::which(name).is_some());
     // Debian's python3 has `venv` but not what it needs (`ensurepip`) until python3-venv is installed.
     let venv = run::quietly(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_some();
-    found.chain(venv.then_some("python3 -m venv")).map(str::to_owned).collect()
+    // Ordinary users do not have it on their search path.
+    let places = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(Path::new);
+    let mkfs = places.iter().any(|place| place.join("mkfs.ext4").is_file()) || run::which("mkfs.ext4").is_some();
+    let more = [venv.then_some("python3 -m venv"), mkfs.then_some("mkfs.ext4")];
+    found.chain(more.into_iter().flatten()).map(str::to_owned).collect()
 }
 
 fn stamps(trees: &Path) -> BTreeMap<String, String> {

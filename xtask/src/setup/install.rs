@@ -63,7 +63,7 @@ fn apt(arguments: &[&str]) -> Command {
 }
 
 /// A command that runs as root. Without a terminal nobody could type a password, so sudo is told not to ask.
-fn privileged(program: &str) -> Command {
+pub(crate) fn privileged(program: &str) -> Command {
     if place::is_root() {
         return Command::new(program);
     }

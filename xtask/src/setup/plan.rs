@@ -121,6 +121,10 @@ pub(super) fn make(want: &Want, facts: &Facts) -> Plan {
         plan.package("gcc", "a C compiler builds the cryptography and compression libraries");
         plan.package("libc6-dev", "the C library's headers, for the same");
     }
+    if !facts.programs.contains("mkfs.ext4") {
+        plan.package("e2fsprogs", "makes the file systems whose power tests cut");
+        plan.package("mount", "mounts them");
+    }
     for server in missing_servers(want, facts) {
         plan.package(&server, "PostgreSQL with its client programs, and the user that servers of root's tests run as");
         plan.no_main_cluster = !facts.programs.contains("pg_lsclusters");
@@ -186,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_fresh_bookworm_gets_its_own_server_and_the_s3_server_for_quick_tests() {
-        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc"]) };
+        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc", "mkfs.ext4"]) };
         let plan = make(&Want::quick(), &facts);
         assert_eq!(names(&plan), (vec!["postgresql-15", "python3-venv"], vec!["15", "moto"]));
         assert_eq!(plan.trees[0].source, Source::Debian(15));
@@ -195,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_fresh_trixie_gets_its_own_server_for_the_client_programs_and_15_from_npm() {
-        let facts = Facts { debian_major: Some(17), ..with_programs(&["cc"]) };
+        let facts = Facts { debian_major: Some(17), ..with_programs(&["cc", "mkfs.ext4"]) };
         let plan = make(&Want::quick(), &facts);
         assert_eq!(names(&plan), (vec!["postgresql-17", "npm", "python3-venv"], vec!["15", "moto"]));
         assert_eq!(plan.trees[0].source, Source::Npm { version: "15.18.0-beta.17", vector: false });
@@ -205,13 +209,14 @@ mod tests {
     fn everything_on_a_machine_with_nothing_is_everything() {
         let facts = Facts { debian_major: Some(15), ..Facts::default() };
         let plan = make(&Want::everything(), &facts);
-        let packages = vec!["gcc", "libc6-dev", "postgresql-15", "npm", "python3-venv"];
+        let packages = vec!["gcc", "libc6-dev", "e2fsprogs", "mount", "postgresql-15", "npm", "python3-venv"];
         assert_eq!(names(&plan), (packages, vec!["13", "14", "15", "16", "17", "18", "tools", "moto"]));
     }
 
     #[test]
     fn whole_trees_are_not_installed_twice_and_other_versions_are_replaced() {
-        let mut facts = Facts { debian_major: Some(15), ..with_programs(&["cc", "npm", "python3 -m venv"]) };
+        let mut facts =
+            Facts { debian_major: Some(15), ..with_programs(&["cc", "mkfs.ext4", "npm", "python3 -m venv"]) };
         facts.debian_servers.insert(15);
         for tree in missing_trees(&Want::everything(), &facts) {
             facts.stamps.insert(tree.name, tree.source.stamp());
@@ -223,13 +228,13 @@ mod tests {
 
     #[test]
     fn a_machine_that_manages_servers_already_keeps_its_settings() {
-        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc", "pg_lsclusters"]) };
+        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc", "mkfs.ext4", "pg_lsclusters"]) };
         assert!(!make(&Want::quick(), &facts).no_main_cluster);
     }
 
     #[test]
     fn a_system_without_a_known_major_gets_the_default_server_once() {
-        let mut facts = with_programs(&["cc", "npm", "python3 -m venv"]);
+        let mut facts = with_programs(&["cc", "mkfs.ext4", "npm", "python3 -m venv"]);
         assert_eq!(names(&make(&Want::quick(), &facts)), (vec!["postgresql"], vec!["15", "moto"]));
         facts.debian_servers.insert(16);
         assert_eq!(names(&make(&Want::quick(), &facts)), (vec![], vec!["15", "moto"]));
@@ -237,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_plan_says_what_and_why() {
-        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc"]) };
+        let facts = Facts { debian_major: Some(15), ..with_programs(&["cc", "mkfs.ext4"]) };
         let text = make(&Want::quick(), &facts).to_string();
         assert!(text.contains("Debian package postgresql-15: PostgreSQL with its client programs"), "{text}");
         assert!(text.contains("target/pg/15: server for tests, from Debian's postgresql-15"), "{text}");

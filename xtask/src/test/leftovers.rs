@@ -1,35 +1,39 @@
 //! What a run of the tests may have left behind, and its removal.
 
-use crate::{Outcome, place, run};
+use crate::{Outcome, place, run, setup};
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The state of the checkout before the tests.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     untracked: BTreeSet<String>,
 }
 
 impl Watch {
     /// Takes down what is untracked now.
-    pub(super) fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         Self { untracked: untracked_files() }
     }
 
-    /// Ends processes that still work in the run's data directory, removes it, and fails if there was anything to end
-    /// or the checkout holds new files.
-    pub(super) fn end(self, data: &Path) -> Outcome {
+    /// Ends processes that still work in the run's data directory, unmounts what is mounted there, removes it, and fails if
+    /// there was anything to end or the checkout holds new files.
+    pub(crate) fn end(self, data: &Path) -> Outcome {
         let processes = processes_in(data);
         end_processes(&processes)?;
+        let mounts = mounts_in(data);
+        mounts.iter().try_for_each(|mount| run::visibly(setup::privileged("umount").arg("--lazy").arg(mount)))?;
         fs::remove_dir_all(data).map_err(|error| format!("{}: {error}", data.display()))?;
         let files: Vec<String> = untracked_files().difference(&self.untracked).cloned().collect();
-        match (processes.is_empty(), files.is_empty()) {
-            (true, true) => Ok(()),
-            (false, _) => Err(format!("tests left processes behind (ended now): {processes:?}")),
-            (true, false) => Err(format!("new files in the checkout: {}", files.join(", "))),
+        if !processes.is_empty() {
+            return Err(format!("tests left processes behind (ended now): {processes:?}"));
         }
+        if !mounts.is_empty() {
+            return Err(format!("tests left file systems behind (unmounted now): {mounts:?}"));
+        }
+        if files.is_empty() { Ok(()) } else { Err(format!("new files in the checkout: {}", files.join(", "))) }
     }
 }
 
@@ -48,6 +52,13 @@ fn processes_in(directory: &Path) -> Vec<u32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.starts_with(directory))).collect()
+}
+
+/// File systems that a test mounted and did not unmount, because it was killed.
+fn mounts_in(directory: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    places.filter(|place| place.starts_with(directory)).collect()
 }
 
 fn end_processes(pids: &[u32]) -> Outcome {
