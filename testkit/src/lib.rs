@@ -8,6 +8,7 @@
 //! panic instead of returning errors: a harness that cannot do its work fails the test, it is never skipped.
 
 mod data;
+mod likeness;
 mod moto;
 mod place;
 mod programs;
@@ -17,6 +18,7 @@ mod volume;
 mod workdir;
 
 pub use data::{Digest, digests, fill_small};
+pub use likeness::{assert_same_dump, assert_sound, dump};
 pub use moto::Moto;
 pub use programs::majors;
 pub use server::{Options, Server};

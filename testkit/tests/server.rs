@@ -1,6 +1,6 @@
 //! The harness against real servers: what it promises to the tests that use it.
 
-use asof_testkit::{Options, Server, Workdir, digests, fill_small, majors};
+use asof_testkit::{Options, Server, Workdir, assert_sound, digests, dump, fill_small, majors};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -22,6 +22,47 @@ fn contents_survive_a_restart_and_a_crash_on_every_major() {
         assert_eq!(digests(&server, "postgres"), before, "{major}");
         assert_eq!(server.psql("select count(*) from scratch"), "0", "{major}");
     }
+}
+
+#[test]
+fn a_dump_shows_what_digests_do_not() {
+    let server = Server::running(15, &Options::default());
+    server.psql("create role reader; create table t as select n from generate_series(1, 3) n");
+    let before = (digests(&server, "postgres"), dump(&server));
+    assert_eq!(dump(&server), before.1);
+    server.psql("alter role reader connection limit 7");
+    assert_eq!(digests(&server, "postgres"), before.0);
+    assert_ne!(dump(&server), before.1);
+}
+
+#[test]
+#[should_panic(expected = "lacks matching index tuple")]
+fn an_index_that_does_not_say_what_its_table_says_is_unsound() {
+    let server = Server::running(15, &Options::default());
+    server.psql("create function one(int) returns int immutable language sql as 'select 1'");
+    server.psql("create table t as select n from generate_series(1, 100) n; create index on t (one(n))");
+    assert_sound(&server, "postgres");
+    server.psql("create or replace function one(int) returns int immutable language sql as 'select 2'");
+    assert_sound(&server, "postgres");
+}
+
+#[test]
+#[should_panic(expected = "visibility maps in postgres")]
+fn a_visibility_map_from_before_a_change_is_unsound() {
+    let mut server = Server::running(15, &Options::default());
+    server.psql("create table t as select n from generate_series(1, 100) n");
+    server.psql("vacuum t");
+    assert_sound(&server, "postgres");
+    let map = server.data_dir().join(format!("{}_vm", server.psql("select pg_relation_filepath('t')")));
+    server.stop();
+    let stale = std::fs::read(&map).unwrap();
+    server.start();
+    server.psql("delete from t where n = 50");
+    server.stop();
+    assert_ne!(std::fs::read(&map).unwrap(), stale);
+    std::fs::write(&map, stale).unwrap();
+    server.start();
+    assert_sound(&server, "postgres");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Campaigns, measurements and what is released: one row each.
 
-use crate::{Outcome, planted, simulation};
+use crate::{Outcome, planted, servers, simulation};
 
 /// Which list a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,12 @@ const ENTRIES: &[Entry] = &[
         name: "flips",
         says: "flips 10,000 random bits of a repository",
         run: simulation::flips,
+    },
+    Entry {
+        kind: Kind::Campaign,
+        name: "matrix",
+        says: "restores and compares every combination of major, reading, store and key: 48",
+        run: servers::matrix,
     },
     Entry {
         kind: Kind::Campaign,

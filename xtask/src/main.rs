@@ -11,6 +11,7 @@ mod docs;
 mod place;
 mod planted;
 mod run;
+mod servers;
 mod setup;
 mod simulation;
 mod test;

@@ -7,7 +7,7 @@
 mod leftovers;
 
 use crate::{Outcome, demo, place, run, setup};
-use leftovers::Watch;
+pub(crate) use leftovers::Watch;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};

@@ -22,7 +22,8 @@ use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::version::Major;
 use asof_repository::lineage::{BackupKind, WalEvent};
-use asof_repository::root::{self, Repository};
+use asof_repository::root::{self, Key, Repository};
+use asof_repository::store::Store;
 use asof_repository::store::local::LocalStore;
 use asof_testkit::{Options, Server, Workdir};
 use asof_world::{Owner, Task, World};
@@ -31,29 +32,53 @@ use asof_world::{Owner, Task, World};
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// What the key of the protected host may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host {
+    FullKey,
+    WriteOnlyKey,
+}
+
 /// A server with a lineage in a repository of its own.
 pub(crate) struct Protected {
     pub(crate) world: World,
     pub(crate) server: Server,
+    /// What the host writes with.
     pub(crate) shelf: Shelf,
+    /// What restores read with: always the full key.
+    pub(crate) owner: Shelf,
+    /// The full key, as its file says it.
+    pub(crate) key: String,
     pub(crate) repository: Repository,
     pub(crate) work: Workdir,
 }
 
 impl Protected {
-    /// Starts a server and makes a repository that knows it as `prod`.
+    /// Starts a server and makes a local repository that knows it as `prod`.
     pub(crate) async fn new(major: u32, options: &Options) -> Self {
-        let world = World::real();
-        let server = Server::running(major, options);
-        let work = Workdir::new("protected");
+        let (world, work) = (World::real(), Workdir::new("protected"));
         let store = Arc::new(LocalStore::new(world.clone(), work.path().join("repository")));
-        let (mut repository, _) = root::init(&world, store, false).await.expect("the repository is made");
+        Self::stored(Server::running(major, options), work, store, Host::FullKey).await
+    }
+
+    /// Makes a repository in `store` that knows the server as `prod`, and a key for its host.
+    pub(crate) async fn stored(server: Server, work: Workdir, store: Arc<dyn Store>, host: Host) -> Self {
+        let world = World::real();
+        let (mut repository, key) = root::init(&world, store.clone(), false).await.expect("the repository is made");
         let source = files_of(&world, &server).source;
         let (_, control) = server::read_control(&world, source.as_ref()).await.expect("pg_control is read");
         let facts = server::facts(&control);
         let (lineage, _) = repository.register("prod", facts, None).await.expect("the lineage is registered");
-        let shelf = Shelf::new(&repository, lineage);
-        Self { world, server, shelf, repository, work }
+        let key = key.text.to_string();
+        let shelf = match host {
+            Host::FullKey => Shelf::new(&repository, lineage),
+            Host::WriteOnlyKey => {
+                let text = repository.add_write_only("host").await.expect("a key for the host is made");
+                opened(&world, store.clone(), &text).await
+            }
+        };
+        let owner = opened(&world, store, &key).await;
+        Self { world, server, shelf, owner, key, repository, work }
     }
 
     /// Makes a backup from the files.
@@ -87,7 +112,7 @@ impl Protected {
 
     /// Plans a restore to `target`.
     pub(crate) async fn plan(&self, target: Target, inclusive: bool) -> Result<Plan> {
-        restore::plan(&self.shelf, &self.wanted(target, inclusive)).await
+        restore::plan(&self.owner, &self.wanted(target, inclusive)).await
     }
 
     /// Why a restore to `target` is refused, with its hint.
@@ -100,10 +125,10 @@ impl Protected {
 
     /// Restores, starts PostgreSQL on it and holds what was replayed against the plan.
     pub(crate) async fn restored(&self, request: &RestoreRequest) -> Server {
-        let plan = restore::plan(&self.shelf, request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let plan = restore::plan(&self.owner, request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let options =
             WriteOptions { existing: Existing::Refuse, jobs: 2, owner: Some(owner_of(self.server.data_dir())) };
-        let written = restore::write(&self.shelf, &plan, options, Arc::new(Silent)).await;
+        let written = restore::write(&self.owner, &plan, options, Arc::new(Silent)).await;
         written.unwrap_or_else(|error| panic!("{}", chain(&error)));
         self.started(&plan).await
     }
@@ -223,6 +248,14 @@ impl Observer for Notes {
     fn event(&self, event: Event) {
         self.0.lock().expect("no holder panics").push(event);
     }
+}
+
+/// The place of `prod` as somebody sees it who has a key and the repository, and nothing else.
+pub(crate) async fn opened(world: &World, store: Arc<dyn Store>, key: &str) -> Shelf {
+    let key = Key::parse(key).expect("the key can be read");
+    let repository = root::open(world, store, &key, None).await.expect("the repository opens");
+    let lineage = repository.lineage_of("prod").expect("the instance is known");
+    Shelf::new(&repository, lineage)
 }
 
 /// How Asof reaches a test server.

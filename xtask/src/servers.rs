@@ -1,0 +1,30 @@
+//! Campaigns on real servers and file systems: tests of every run, told by the environment to go on for longer.
+//!
+//! They are built with optimisation, print what they count as lines of JSON, and leave nothing behind.
+
+use crate::test::Watch;
+use crate::{Outcome, place, run, setup, simulation};
+use std::fs;
+use std::process;
+
+/// The full cycle in every combination.
+pub(crate) fn matrix() -> Outcome {
+    longer("asof-engine", "matrix", &[("ASOF_MATRIX", "full")])
+}
+
+/// Runs the tests of one target with the environment that makes them long, on all majors.
+fn longer(package: &str, target: &str, environment: &[(&str, &str)]) -> Outcome {
+    setup::prepare(false)?;
+    simulation::commit();
+    let shared = place::shared().map_err(|error| format!("no place for test data: {error}"))?;
+    let data = shared.join("test-data").join(format!("{target}-{}", process::id()));
+    fs::create_dir_all(data.join("tmp")).map_err(|error| format!("{}: {error}", data.display()))?;
+    let watch = Watch::begin();
+    let majors = setup::MAJORS.map(|major| major.to_string()).join(",");
+    let mut command = run::cargo();
+    command.args(["test", "--release", "--package", package, "--test", target, "--", "--nocapture"]);
+    command.env("ASOF_TEST_PG", setup::trees_directory()?).env("ASOF_TEST_MAJORS", majors);
+    command.env("ASOF_TEST_DATA", &data).env("TMPDIR", data.join("tmp")).envs(environment.iter().copied());
+    let ran = run::visibly(&mut command);
+    ran.and(watch.end(&data))
+}
