@@ -61,6 +61,12 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: Kind::Campaign,
+        name: "power-cuts",
+        says: "cuts the power of the repository's file system 100 times while objects are acknowledged",
+        run: servers::power_cuts,
+    },
+    Entry {
+        kind: Kind::Campaign,
         name: "planted",
         says: "switches each hazard's rule off and wants its test red",
         run: planted::campaign,

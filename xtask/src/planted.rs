@@ -50,6 +50,15 @@ pub(crate) fn campaign() -> Outcome {
     if missed.is_empty() { Ok(()) } else { Err(format!("not found: {}", missed.join(", "))) }
 }
 
+/// Runs one test with its defect and without it, for a campaign that has to show that it can fail.
+pub(crate) fn alone(plant: &'static Plant) -> Outcome {
+    let bench = Bench::new()?;
+    run::visibly(bench.cargo(plant.package, plant.target).arg("--no-run"))?;
+    let Tried { result, .. } = bench.tried(plant);
+    fs::remove_dir_all(&bench.data).map_err(|error| format!("{}: {error}", bench.data.display()))?;
+    result.map(drop)
+}
+
 /// Where tests are built and what they run with.
 struct Bench {
     target: PathBuf,

@@ -1,9 +1,11 @@
 //! Campaigns on real servers and file systems: tests of every run, told by the environment to go on for longer.
 //!
-//! They are built with optimisation, print what they count as lines of JSON, and leave nothing behind.
+//! They are built with optimisation, print what they count as lines of JSON, and leave nothing behind. A defect that
+//! such a test has to find is planted afterwards, in a short run.
 
+use crate::planted::registry::Plant;
 use crate::test::Watch;
-use crate::{Outcome, place, run, setup, simulation};
+use crate::{Outcome, place, planted, run, setup, simulation};
 use std::fs;
 use std::process;
 
@@ -11,6 +13,20 @@ use std::process;
 pub(crate) fn matrix() -> Outcome {
     longer("asof-engine", "matrix", &[("ASOF_MATRIX", "full")])
 }
+
+/// The repository's file system loses power a hundred times.
+pub(crate) fn power_cuts() -> Outcome {
+    longer("asof-sim", "power_cuts", &[("ASOF_POWER_CUTS", "100")])?;
+    planted::alone(&NO_DIRECTORY_SYNC)
+}
+
+const NO_DIRECTORY_SYNC: Plant = Plant {
+    id: "f2",
+    package: "asof-sim",
+    target: "power_cuts",
+    test: "hz_f2_what_was_acknowledged_is_whole_after_every_power_cut_of_a_real_file_system",
+    defect: "the directory of a new object is not synced",
+};
 
 /// Runs the tests of one target with the environment that makes them long, on all majors.
 fn longer(package: &str, target: &str, environment: &[(&str, &str)]) -> Outcome {
