@@ -62,8 +62,14 @@ const ENTRIES: &[Entry] = &[
     Entry {
         kind: Kind::Campaign,
         name: "power-cuts",
-        says: "cuts the power of the repository's file system 100 times while objects are acknowledged",
+        says: "cuts the power of the repository's file system 500 times while objects are acknowledged",
         run: servers::power_cuts,
+    },
+    Entry {
+        kind: Kind::Campaign,
+        name: "ledger",
+        says: "kills production 24 times synchronously and 24 times not, and wants every acknowledged commit back",
+        run: servers::ledger,
     },
     Entry {
         kind: Kind::Campaign,

@@ -14,11 +14,25 @@ pub(crate) fn matrix() -> Outcome {
     longer("asof-engine", "matrix", &[("ASOF_MATRIX", "full")])
 }
 
-/// The repository's file system loses power a hundred times.
+/// The repository's file system loses power five hundred times.
 pub(crate) fn power_cuts() -> Outcome {
-    longer("asof-sim", "power_cuts", &[("ASOF_POWER_CUTS", "100")])?;
+    longer("asof-sim", "power_cuts", &[("ASOF_POWER_CUTS", "500")])?;
     planted::alone(&NO_DIRECTORY_SYNC)
 }
+
+/// Production is lost with thousands of commits in the ledger, again and again.
+pub(crate) fn ledger() -> Outcome {
+    longer("asof-engine", "ledger", &[("ASOF_LEDGER_KILLS", "24"), ("ASOF_LEDGER_COMMITS", "3000")])?;
+    planted::alone(&TOO_EARLY)
+}
+
+const TOO_EARLY: Plant = Plant {
+    id: "c1",
+    package: "asof-engine",
+    target: "ledger",
+    test: "hz_c1_every_commit_that_a_synchronous_server_acknowledged_is_in_the_default_restore",
+    defect: "what was received is reported as stored",
+};
 
 const NO_DIRECTORY_SYNC: Plant = Plant {
     id: "f2",

@@ -12,7 +12,7 @@ use asof_repository::lineage::WalEvent;
 use asof_testkit::{Options, Server, majors};
 use asof_world::Timestamp;
 
-use support::{Protected, Receiver, chain, copy_of, flushed, lsn, until};
+use support::{Protected, Receiver, chain, copy_of, flushed, follow, lsn, standby};
 
 const PACE: Pace = Pace::Every(Duration::from_millis(30));
 
@@ -321,29 +321,6 @@ async fn hz_c11_a_gap_across_a_failover_is_recorded_on_each_timeline() {
         let restored = production.restored(&production.wanted(Target::Latest, true)).await;
         assert_eq!(rows(&restored), rows(&production.server));
     }
-}
-
-/// A standby of the server, that has replayed everything.
-async fn standby(production: &Protected) -> Server {
-    let copy = production.work.path().join("standby");
-    let mut basebackup = production.server.tool("pg_basebackup");
-    let made = basebackup.args(["-c", "fast", "-X", "stream", "-D"]).arg(&copy).status().expect("pg_basebackup runs");
-    assert!(made.success());
-    let mut standby = Server::adopt(production.server.major(), &copy);
-    // Not by pg_basebackup, which may be of a newer major and writes what an older one does not know.
-    let upstream = format!("primary_conninfo = '{}'\n", production.server.conninfo());
-    standby.write_data_file("postgresql.auto.conf", upstream.as_bytes());
-    standby.write_data_file("standby.signal", b"");
-    standby.start();
-    follow(production, &standby).await;
-    standby
-}
-
-/// Waits until the standby has replayed all that the primary wrote.
-async fn follow(production: &Protected, standby: &Server) {
-    let flushed = flushed(&production.server);
-    let replayed = || lsn(standby, "select coalesce(pg_last_wal_replay_lsn(), '0/0')");
-    until(&production.world, "the standby", || replayed() >= flushed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -329,6 +329,29 @@ pub(crate) fn flushed(server: &Server) -> Lsn {
     lsn(server, "select pg_current_wal_flush_lsn()")
 }
 
+/// A standby of the server, that has replayed everything.
+pub(crate) async fn standby(production: &Protected) -> Server {
+    let copy = production.work.path().join("standby");
+    let mut basebackup = production.server.tool("pg_basebackup");
+    let made = basebackup.args(["-c", "fast", "-X", "stream", "-D"]).arg(&copy).status().expect("pg_basebackup runs");
+    assert!(made.success());
+    let mut standby = Server::adopt(production.server.major(), &copy);
+    // Not by pg_basebackup, which may be of a newer major and writes what an older one does not know.
+    let upstream = format!("primary_conninfo = '{}'\n", production.server.conninfo());
+    standby.write_data_file("postgresql.auto.conf", upstream.as_bytes());
+    standby.write_data_file("standby.signal", b"");
+    standby.start();
+    follow(production, &standby).await;
+    standby
+}
+
+/// Waits until the standby has replayed all that the primary wrote.
+pub(crate) async fn follow(production: &Protected, standby: &Server) {
+    let flushed = flushed(&production.server);
+    let replayed = || lsn(standby, "select coalesce(pg_last_wal_replay_lsn(), '0/0')");
+    until(&production.world, "the standby", || replayed() >= flushed).await;
+}
+
 /// Looks until something has happened; fails when it does not.
 pub(crate) async fn until(world: &World, what: &str, mut happened: impl FnMut() -> bool) {
     let deadline = world.monotonic() + PATIENCE;
