@@ -1,4 +1,5 @@
-//! Real PostgreSQL servers for tests: made, filled, compared, killed and cleaned up.
+//! Real PostgreSQL servers for tests: made, filled, compared, killed and cleaned up; and what repositories lie on: an S3 server,
+//! and file systems whose power can be cut.
 //!
 //! A test that needs a server says `Server::running(15, &Options::default())` and gets one with its own data
 //! directory, socket and port. It goes away with the value, also when the test panics. Where the servers come from is
