@@ -16,7 +16,8 @@ pub(crate) fn contests() -> Outcome {
 pub(crate) fn flips() -> Outcome {
     commit();
     let mut cargo = run::cargo();
-    cargo.args(["test", "--release", "--package", "asof-repository", "--test", "flips"]).env("ASOF_FLIPS", "10000");
+    cargo.args(["test", "--release", "--package", "asof-repository", "--test", "flips", "--", "--nocapture"]);
+    cargo.env("ASOF_FLIPS", "10000");
     run::visibly(&mut cargo)
 }
 

@@ -278,7 +278,7 @@ async fn hz_c1_every_commit_that_a_synchronous_server_acknowledged_is_in_the_def
         let (ledger, there) = (scene.book.read(), scene.restored(None).await);
         assert!(ledger.len() >= round.commits, "{round:?}");
         let lost = lost(&ledger, &there);
-        assert!(lost.is_empty(), "{round:?}: {} acknowledged commits are lost: {lost:?}", lost.len());
+        assert!(lost.is_empty(), "acknowledged commits are lost: {} in {round:?}: {lost:?}", lost.len());
         total.add(round, &ledger, scene.book.warned(), &lost, end);
     }
     total.tell("synchronous");
