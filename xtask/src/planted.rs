@@ -149,7 +149,8 @@ fn quote(line: &str) -> String {
         words.pop();
     }
     let text = words.join(" ");
-    let text = text.trim_end_matches([' ', ':']);
+    // The unit is what an unexpected success holds.
+    let text = text.trim_end_matches("()").trim_end_matches([' ', ':']);
     match text {
         "" => "other values than expected".to_owned(),
         text => text.chars().take(QUOTE_CHARS).collect(),
@@ -213,6 +214,7 @@ mod tests {
         assert_eq!(quote("assertion `left == right` failed"), "other values than expected");
         assert_eq!(quote("planned: Refused { what: \"no WAL\" }"), "planned: Refused");
         assert_eq!(quote("taken: Ok(Plan { id: 7 })"), "taken");
+        assert_eq!(quote("it started: ()"), "it started");
         assert_eq!(quote("in /somewhere/else a `b` (x)"), "in … a b (x)");
     }
 
