@@ -5,7 +5,7 @@
 //! 3. `pg_backup_start` on a connection that is kept until the end;
 //! 4. the files are copied, `pg_control` last;
 //! 5. `pg_backup_stop` on the same connection;
-//! 6. the repository holds all WAL from start to stop, which says what becomes of pages that were torn ([`torn`]);
+//! 6. the repository holds all WAL from start to stop, which says what becomes of pages that were torn (`torn`);
 //! 7. the map is stored;
 //! 8. the commit entry is written: from here on there is a backup.
 //!

@@ -85,7 +85,8 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 pub(crate) async fn wait_for(observer: &mut Connection, sql: &str) {
     loop {
         let row = observer.query_one(sql).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        if row.required(0).unwrap() == "t" {
+        // What a session has not reported yet is NULL.
+        if row.text(0).unwrap() == Some("t") {
             return;
         }
         tokio::task::yield_now().await;
