@@ -1,7 +1,7 @@
 //! The frames of a pack, as a map needs them, in few bytes: a terabyte has eight million.
 //!
 //! Frames ascend by number and by place, and nearly all follow the one before and are as long before coding: such a frame takes
-//! four bytes here, and forty in a [`Section`]. Every [`BLOCK`] frames an entry says where to begin looking. Clones share the
+//! four bytes here, and forty in a [`Section`]. Every `BLOCK` frames an entry says where to begin looking. Clones share the
 //! bytes: the maps of two backups name mostly the same packs.
 //!
 //! Only what is in memory has this shape; format.md says how frames are stored.
