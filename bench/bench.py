@@ -84,7 +84,7 @@ class Cluster:
         run([f"{self.bindir}/initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-k", "--locale=C", "-E", "UTF8"], self.user)
         settings = {"port": self.port, "unix_socket_directories": self.socket, "listen_addresses": "", "fsync": "on",
                     "shared_buffers": "512MB", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "autovacuum": "off",
-                    "wal_level": "replica", "wal_keep_size": "6GB", "synchronous_commit": "off", "archive_mode": "off"}
+                    "wal_level": "replica", "synchronous_commit": "off", "archive_mode": "off"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         self.log = open(f"{self.work}/server.log", "ab")
         self.process = spawn([f"{self.bindir}/postgres", "-D", self.data, *options], self.user, self.log)

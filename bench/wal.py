@@ -102,6 +102,9 @@ def recover(bench, cluster, base, restore_command, number):
 
 def compare(bench, cluster, arguments):
     """All of it; prints and returns medians."""
+    # Only now: the page cache of the backups is not shared with it.
+    cluster.sql("ALTER SYSTEM SET wal_keep_size = '6GB'")
+    cluster.sql("SELECT pg_reload_conf()")
     asof = bench.Asof(cluster, arguments)
     asof.prepare(cluster.directory("wal-asof"))
     asof.looked = 0.0

@@ -15,6 +15,7 @@ mod copy;
 mod details;
 pub(crate) mod known;
 mod pages;
+mod run;
 mod session;
 mod torn;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use asof_postgres::names::{self, FileKind, RelationFile};
 use asof_postgres::version::{self, Major};
+use asof_world::ReadFile;
 use async_trait::async_trait;
 
 use crate::error::Result;
@@ -38,6 +39,10 @@ pub trait SourceFile: Send + Sync {
     }
     /// Reads up to `len` bytes at `offset`; fewer only at the present end of the file, which may be nearer than it was.
     async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>>;
+    /// The file itself, where it is on this host: read by whoever has a thread to spare, many pieces in one go.
+    fn local(&self) -> Option<Arc<dyn ReadFile>> {
+        None
+    }
 }
 
 /// What an instance consists of.

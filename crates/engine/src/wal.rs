@@ -9,3 +9,4 @@ pub mod prefetch;
 pub mod receiver;
 pub mod shape;
 pub mod stream;
+mod tail;

@@ -387,8 +387,12 @@ async fn hz_c11_what_a_failover_left_behind_is_a_recorded_tail_that_stays_restor
 
         let events = production.wal_events().await;
         let tails: Vec<_> = events.iter().filter(|event| matches!(event, WalEvent::Switched { .. })).collect();
-        let [WalEvent::Switched { from: 1, to: 2, at, durable: recorded }] = tails[..] else { panic!("{events:?}") };
+        let [WalEvent::Switched { from: 1, to: 2, at, durable: recorded, commits }] = tails[..] else {
+            panic!("{events:?}")
+        };
         assert!(*at < durable.0 && *recorded >= durable.0, "{events:?}");
+        // Two rows that the standby never had, and the message behind which `catch_up` looks.
+        assert_eq!(*commits, Some(3));
         let latest = production.wanted(Target::Latest, true);
         assert_eq!(rows(&production.restored(&latest).await), "1 10");
         let tail = RestoreRequest { timeline: Some(Timeline(1)), ..production.wanted(Target::Latest, true) };

@@ -108,6 +108,8 @@ pub enum Entry {
         at: u64,
         /// How far WAL of the old timeline is durable here; behind `at` it is a tail that the failover left behind.
         durable: u64,
+        /// Commits in the tail, where they could be counted.
+        commits: Option<u64>,
     },
 }
 
@@ -266,6 +268,8 @@ pub enum WalEvent {
         at: u64,
         /// How far the old one is durable.
         durable: u64,
+        /// Commits in what was left behind, where they could be counted.
+        commits: Option<u64>,
     },
 }
 
@@ -395,8 +399,8 @@ impl State for Lineage {
             Entry::BackupDeleted { backup, reason } => self.backup(backup).deleted = Some(reason),
             Entry::WalStarted { timeline, start } => self.wal.push(WalEvent::Started { timeline, start }),
             Entry::WalGap { timeline, from, to, .. } => self.wal.push(WalEvent::Gap { timeline, from, to }),
-            Entry::TimelineSwitched { from, to, at, durable } => {
-                self.wal.push(WalEvent::Switched { from, to, at, durable });
+            Entry::TimelineSwitched { from, to, at, durable, commits } => {
+                self.wal.push(WalEvent::Switched { from, to, at, durable, commits });
             }
         }
     }

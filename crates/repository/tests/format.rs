@@ -164,7 +164,7 @@ async fn write_golden(directory: &Path) {
         Entry::AttemptAborted { attempt: Id([4; 16]), reason: reason() },
         Entry::WalStarted { timeline: 1, start: 0x100_0000 },
         Entry::WalGap { timeline: 1, from: 0x110_0000, to: u64::MAX, reason: reason() },
-        Entry::TimelineSwitched { from: 1, to: 2, at: 0x10f_0000, durable: 0x110_0000 },
+        Entry::TimelineSwitched { from: 1, to: 2, at: 0x10f_0000, durable: 0x110_0000, commits: Some(3) },
     ] {
         journal.append(0, entry).await.unwrap();
     }

@@ -130,9 +130,9 @@ async fn status(context: &Context, args: OneInstance) -> Result<()> {
         WalEvent::Gap { timeline, from, to } => {
             json!({ "event": "gap", "timeline": timeline, "from": lsn(from), "to": lsn(to) })
         }
-        WalEvent::Switched { from, to, at, durable } => {
-            json!({ "event": "tail", "timeline": from, "next": to, "from": lsn(at), "to": lsn(durable) })
-        }
+        WalEvent::Switched { from, to, at, durable, commits } => json!({
+            "event": "tail", "timeline": from, "next": to, "from": lsn(at), "to": lsn(durable), "commits": commits
+        }),
     };
     let value = json!({
         "instance": instance.name,
@@ -160,10 +160,11 @@ async fn status(context: &Context, args: OneInstance) -> Result<()> {
                     lsn(to)
                 );
             }
-            WalEvent::Switched { from, to, at, durable } => anstream::println!(
-                "  tail  {} .. {} of timeline {from}: left behind by the failover to timeline {to}; restorable with --target-timeline {from}",
+            WalEvent::Switched { from, to, at, durable, commits } => anstream::println!(
+                "  tail  {} .. {} of timeline {from}, {} commits: left behind by the failover to timeline {to}; restorable with --target-timeline {from}",
                 lsn(at),
-                lsn(durable)
+                lsn(durable),
+                commits.map_or_else(|| "an unknown number of".to_owned(), |commits| commits.to_string())
             ),
             WalEvent::Started { .. } => {}
         }

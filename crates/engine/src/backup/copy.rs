@@ -24,13 +24,16 @@ use asof_world::{Id, Task, World, planted};
 
 use super::known::{Known, KnownFile, KnownPages};
 use super::pages::{Filling, PagePlace, Piece, invalid_pages};
+use super::run;
 use super::torn::TornPage;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::source::{ListedFile, Source, SourceFile};
 
 /// How much of a file is read and handled at once.
-const PIECE_LEN: usize = 1 << 20;
+pub(super) const PIECE_LEN: usize = 1 << 20;
+/// A file that keeps a job busy for long.
+const LARGE: u64 = 64 << 20;
 /// How often a page with a wrong checksum is read again, …
 const REREADS: u32 = 20;
 /// … and how long to wait in between. A write of one page takes microseconds unless the disk is saturated.
@@ -106,7 +109,7 @@ pub(crate) async fn copy(
 ) -> Result<Copied> {
     let began = settings.world.monotonic();
     let (jobs, world) = (settings.jobs.max(1), settings.world.clone());
-    let queue = Mutex::new(files.into_iter());
+    let queue = Mutex::new(large_first(files).into_iter());
     let (next_pack, read) = (AtomicU32::new(0), AtomicU64::new(0));
     let copier = Arc::new(Copier { settings, source, log, next_pack, queue, read, began });
     let running: Vec<_> = (0..jobs).map(|_| world.spawn(Job::run(copier.clone()))).collect();
@@ -117,6 +120,12 @@ pub(crate) async fn copy(
     }
     let results = results.into_iter().collect::<Result<Vec<_>>>()?;
     Ok(copier.assemble(results))
+}
+
+/// Large files first, the largest before all, so that no job is left alone with one at the end; the others in order of path.
+fn large_first(mut files: Vec<ListedFile>) -> Vec<ListedFile> {
+    files.sort_by_key(|file| std::cmp::Reverse(if file.len < LARGE { 0 } else { file.len }));
+    files
 }
 
 struct Job {
@@ -169,29 +178,29 @@ impl Job {
         let copier = self.copier.clone();
         let page_size = copier.settings.page_size;
         let mut known = match &copier.settings.known {
-            Some(known) => known.file(&listed.path).await?,
-            None => None,
+            Some(known) => Ahead { file: known.file(&listed.path).await?, ready: Vec::new() },
+            None => Ahead { file: None, ready: Vec::new() },
         };
         let mut copied = MapFile { path: listed.path.clone(), len: 0, runs: Vec::new() };
         // Blocks appended after the file was opened are created again by replay.
         while copied.len < file.len() {
-            let wanted = usize::try_from(file.len() - copied.len).unwrap_or(usize::MAX).min(PIECE_LEN);
-            let mut bytes = file.read(copied.len, wanted).await?;
-            if bytes.is_empty() {
+            let wanted = usize::try_from(file.len() - copied.len).unwrap_or(usize::MAX);
+            let first_page = u32::try_from(copied.len / page_size as u64).map_err(|_| too_long(listed))?;
+            let at = At { offset: copied.len, first_page, wanted };
+            let mut step = self.stretch(listed, file, &mut known, &at).await?;
+            if step.len == 0 && !step.ended {
+                step = self.piece(listed, file, &mut known, &at).await?;
+            }
+            if step.len == 0 {
                 break; // shrunk
             }
-            let first_page = u32::try_from(copied.len / page_size as u64).map_err(|_| too_long(listed))?;
-            let torn = self.repair(listed, file, &mut bytes, first_page).await?;
-            copied.len += bytes.len() as u64;
-            copier.pace(bytes.len() as u64).await;
-            let ended = bytes.len() < wanted;
-            let known = next_known(&mut known, bytes.len().div_ceil(page_size)).await?;
-            let piece = Piece { path: listed.path.clone(), bytes, first_page, known };
-            let places = self.absorb(piece).await?;
-            for (page, place) in (first_page..).zip(places) {
-                copied.push(Run { pages: 1, place: self.count(place), torn: torn.contains(&page) });
+            known.used(step.places.len());
+            copied.len += step.len as u64;
+            copier.pace(step.len as u64).await;
+            for (page, place) in (first_page..).zip(step.places) {
+                copied.push(Run { pages: 1, place: self.count(place), torn: step.torn.contains(&page) });
             }
-            if ended {
+            if step.ended {
                 break;
             }
         }
@@ -199,6 +208,65 @@ impl Job {
             filling.end_frame(&listed.path);
         }
         Ok(copied)
+    }
+
+    /// Handles many pieces in one go, where the file is on this host and nobody limits the rate; nothing if a page of the first
+    /// does not hold.
+    async fn stretch(
+        &mut self,
+        listed: &ListedFile,
+        file: &dyn SourceFile,
+        known: &mut Ahead<'_>,
+        at: &At,
+    ) -> Result<Step> {
+        let settings = &self.copier.settings;
+        let Some(local) = file.local().filter(|_| settings.rate.is_none()) else { return Ok(Step::default()) };
+        let wanted = at.wanted.min(run::RUN_LEN);
+        let run = run::Run {
+            path: listed.path.clone(),
+            file: local,
+            from: at.offset,
+            wanted,
+            page_size: settings.page_size,
+            first_page: at.first_page,
+            first_block: self.first_block(listed, at.first_page),
+            known: known.first(wanted.div_ceil(settings.page_size)).await?.to_vec(),
+            hasher: settings.keyring.page_hasher(settings.lineage),
+        };
+        let filling = self.filling.take().unwrap_or_else(|| self.copier.new_filling());
+        let path = listed.path.clone();
+        let ran = settings.world.compute(move || run.go(filling)).await;
+        let ran = ran.map_err(Error::files("read", text(&path)))?;
+        self.keep(ran.filling).await?;
+        Ok(Step { len: ran.len, places: ran.places, torn: Vec::new(), ended: ran.ended })
+    }
+
+    /// Handles one piece of a file.
+    async fn piece(
+        &mut self,
+        listed: &ListedFile,
+        file: &dyn SourceFile,
+        known: &mut Ahead<'_>,
+        at: &At,
+    ) -> Result<Step> {
+        let (page_size, wanted) = (self.copier.settings.page_size, at.wanted.min(PIECE_LEN));
+        let mut bytes = file.read(at.offset, wanted).await?;
+        let (len, ended) = (bytes.len(), bytes.len() < wanted);
+        if len == 0 {
+            return Ok(Step { ended, ..Step::default() });
+        }
+        let torn = self.repair(listed, file, &mut bytes, at.first_page).await?;
+        let known = known.first(len.div_ceil(page_size)).await?.to_vec();
+        let piece = Piece { path: listed.path.clone(), bytes, first_page: at.first_page, known };
+        let places = self.absorb(piece).await?;
+        Ok(Step { len, places, torn, ended })
+    }
+
+    /// The number within its relation of a page of this file, where checksums are looked at.
+    fn first_block(&self, listed: &ListedFile, first_page: u32) -> Option<u32> {
+        let settings = &self.copier.settings;
+        let relation = listed.relation.filter(|_| settings.checksums && !planted("a9"))?;
+        Some(relation.name.segment.wrapping_mul(settings.pages_per_segment).wrapping_add(first_page))
     }
 
     /// Reads pages with a wrong checksum again until they are valid, in place. Returns the page numbers of those that never were.
@@ -210,10 +278,9 @@ impl Job {
         first_page: u32,
     ) -> Result<Vec<u32>> {
         let settings = &self.copier.settings;
-        let Some(relation) = listed.relation.filter(|_| settings.checksums && !planted("a9")) else {
+        let (Some(relation), Some(first_block)) = (listed.relation, self.first_block(listed, first_page)) else {
             return Ok(Vec::new());
         };
-        let first_block = relation.name.segment.wrapping_mul(settings.pages_per_segment).wrapping_add(first_page);
         let mut invalid = invalid_pages(bytes, settings.page_size, first_block);
         for _ in 0..REREADS {
             if invalid.is_empty() {
@@ -254,10 +321,7 @@ impl Job {
     }
 
     async fn absorb(&mut self, piece: Piece) -> Result<Vec<PagePlace>> {
-        let mut filling = match self.filling.take() {
-            Some(filling) => filling,
-            None => self.copier.new_filling(),
-        };
+        let mut filling = self.filling.take().unwrap_or_else(|| self.copier.new_filling());
         let settings = &self.copier.settings;
         let (hasher, page_size) = (settings.keyring.page_hasher(settings.lineage), settings.page_size);
         let work = move || {
@@ -265,12 +329,17 @@ impl Job {
             (filling, places)
         };
         let (filling, places) = settings.world.compute(work).await;
-        if filling.is_full() {
-            self.close(filling).await?
-        } else {
-            self.filling = Some(filling)
-        }
+        self.keep(filling).await?;
         Ok(places)
+    }
+
+    /// Goes on with a pack, or closes it.
+    async fn keep(&mut self, filling: Filling) -> Result<()> {
+        if filling.is_full() {
+            return self.close(filling).await;
+        }
+        self.filling = Some(filling);
+        Ok(())
     }
 
     fn count(&mut self, place: PagePlace) -> Place {
@@ -310,10 +379,43 @@ impl Job {
     }
 }
 
-async fn next_known(file: &mut Option<KnownFile<'_>>, pages: usize) -> Result<Vec<Known>> {
-    match file {
-        Some(file) => file.next(pages).await,
-        None => Ok(Vec::new()),
+/// Where in a file the next step begins, and how much is left of it.
+struct At {
+    offset: u64,
+    first_page: u32,
+    wanted: usize,
+}
+
+/// What one step handled.
+#[derive(Default)]
+struct Step {
+    len: usize,
+    places: Vec<PagePlace>,
+    /// Page numbers that never held.
+    torn: Vec<u32>,
+    /// Whether the file ended earlier than it was.
+    ended: bool,
+}
+
+/// What the parent has of a file, read as it is wanted.
+struct Ahead<'a> {
+    file: Option<KnownFile<'a>>,
+    ready: Vec<Known>,
+}
+
+impl Ahead<'_> {
+    /// The next pages, which are not used up; nothing without a parent.
+    async fn first(&mut self, pages: usize) -> Result<&[Known]> {
+        if let Some(file) = &mut self.file
+            && self.ready.len() < pages
+        {
+            self.ready.extend(file.next(pages - self.ready.len()).await?);
+        }
+        Ok(&self.ready[..pages.min(self.ready.len())])
+    }
+
+    fn used(&mut self, pages: usize) {
+        self.ready.drain(..pages.min(self.ready.len()));
     }
 }
 

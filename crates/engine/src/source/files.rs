@@ -73,6 +73,10 @@ impl SourceFile for OpenFile {
         self.len
     }
 
+    fn local(&self) -> Option<Arc<dyn ReadFile>> {
+        Some(self.file.clone())
+    }
+
     async fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let file = self.file.clone();
         let read = move || {

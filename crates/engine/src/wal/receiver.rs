@@ -18,6 +18,7 @@ use asof_repository::lineage::{Entry, Lineage, WalEvent};
 use super::assemble::read_segment_info;
 use super::feed::Feed;
 use super::stream::{self, StreamProgress, StreamSettings};
+use super::tail::commits_in;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::shelf::Shelf;
@@ -234,14 +235,26 @@ async fn receive_once(
     let kept = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
     let decision = begin(stored, &identity, &history, kept);
-    let (timeline, start, entry) = act_on(&decision)?;
+    let (timeline, start, mut entry) = act_on(&decision)?;
+    let lost = match &decision {
+        Begin::Tail { stored, fork, .. } => {
+            commits_in(&settings.shelf, &settings.constants, stored.timeline, *fork, stored.end).await?
+        }
+        _ => None,
+    };
+    if let Some(Entry::TimelineSwitched { commits, .. }) = &mut entry {
+        *commits = lost;
+    }
     if let Some(entry) = entry {
         let epoch = journal.state().epoch;
         journal.append(epoch, entry).await?;
     }
     if let Begin::Tail { stored, fork, .. } = &decision {
-        let what =
-            format!("a failover left WAL {fork} .. {} of timeline {} behind; it is kept", stored.end, stored.timeline);
+        let commits = lost.map_or_else(|| "an unknown number of".to_owned(), |commits| commits.to_string());
+        let what = format!(
+            "a failover left WAL {fork} .. {} of timeline {} behind, with {commits} commits; it is kept",
+            stored.end, stored.timeline
+        );
         observer.event(Event::Warning(what));
     }
     observer.event(Event::Note(format!("streaming from {start} on timeline {timeline}")));
@@ -311,7 +324,7 @@ fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
         Begin::Continue(stored) => Ok((stored.timeline, stored.end, None)),
         Begin::Tail { stored, timeline, fork } => {
             let (from, to) = (stored.timeline.0, timeline.0);
-            let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0 };
+            let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0, commits: None };
             Ok((timeline, fork, Some(entry)))
         }
         Begin::RolledBack { stored, timeline, server } => {

@@ -337,7 +337,8 @@ async fn fail_over(major: u32) {
     scene.lose_production();
 
     let events = scene.production.wal_events().await;
-    let tail = |event: &WalEvent| matches!(event, WalEvent::Switched { from: 1, to: 2, at, durable } if at < durable);
+    let tail =
+        |event: &WalEvent| matches!(event, WalEvent::Switched { from: 1, to: 2, at, durable, .. } if at < durable);
     assert_eq!(events.iter().filter(|event| tail(event)).count(), 1, "{events:?}");
     assert_eq!(scene.restored(None).await, BTreeSet::new(), "the default follows the new primary");
     let (ledger, there) = (scene.book.read(), scene.restored(Some(Timeline(1))).await);

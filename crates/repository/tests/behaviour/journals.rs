@@ -100,7 +100,7 @@ async fn every_kind_of_entry_survives_being_written_and_read() {
         Entry::BackupDeleted { backup: third, reason: reason() },
         Entry::WalStarted { timeline: 1, start: 0x100_0000 },
         Entry::WalGap { timeline: 1, from: 0x200_0000, to: u64::MAX, reason: reason() },
-        Entry::TimelineSwitched { from: 1, to: 2, at: 7, durable: 9 },
+        Entry::TimelineSwitched { from: 1, to: 2, at: 7, durable: 9, commits: None },
     ];
     for (number, entry) in (2..).zip(entries) {
         assert_eq!(journal.append(0, entry).await.unwrap(), number);
