@@ -238,6 +238,31 @@ async fn a_restored_directory_is_started_by_hand_without_acting_on_production() 
     assert!(!everything_in(&production.logs).contains("application_name=follower"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_instance_has_its_settings_back_also_when_alter_system_rewrote_them() {
+    let mut protected = Protected::new(majors()[0], &Options::default()).await;
+    for setting in ["archive_mode = 'on'", "archive_command = 'true'", "work_mem = '7MB'"] {
+        protected.server.psql(&format!("alter system set {setting}"));
+    }
+    protected.server.restart();
+    protected.backup("first").await;
+    let (copy, restored) = copy(&mut protected, Target::Latest, true).await;
+    let (server, instance) = (&protected.server, &restored.running.instance);
+    let shown = |name: &str| ask(instance, server, &format!("show {name}"));
+    assert_eq!(shown("archive_mode"), "off");
+    // PostgreSQL writes the file anew, without comments.
+    ask(instance, server, "alter system set statement_timeout = '7s'");
+    runtime::adopt(&protected.world, &instance.run_directory, &Silent)
+        .await
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    for (name, value) in
+        [("archive_mode", "on"), ("archive_command", "true"), ("work_mem", "7MB"), ("statement_timeout", "7s")]
+    {
+        assert_eq!(shown(name), value, "{name}");
+    }
+    copy.stop().await;
+}
+
 /// What restores and standbys of years leave in `postgresql.auto.conf`, with the majors that know it: every sort of target, more
 /// than one at a time, and what makes a server follow, wait, or not start on another machine.
 const LEFTOVERS: &[(&str, &str, std::ops::RangeInclusive<u32>)] = &[

@@ -85,9 +85,10 @@ async fn has_own_configuration(world: &World, instance: &Instance) -> Result<boo
 async fn forget_recovery(world: &World, instance: &Instance) -> Result<()> {
     let (files, path) = (world.files.clone(), instance.data_directory.join("postgresql.auto.conf"));
     let (shown, user) = (path.clone(), ServerUser::choose(world, Some(&instance.user), None).await?);
+    let ours = instance.overrides.clone();
     let work = move || {
         let content = files.read(&path, LARGEST)?;
-        files.replace(&path, without_recovery(&content), 0o600)?;
+        files.replace(&path, &without_recovery(&content, &ours), 0o600)?;
         match user.switch {
             true => files.set_owner(&path, user.owner),
             false => Ok(()),
