@@ -16,6 +16,7 @@ use asof_repository::pack::PAGES_PER_FRAME;
 use asof_repository::store::ReadRange;
 use asof_world::{AlignedBuf, Files, ReadFile, WriteFile, WriteMode};
 use bytes::Bytes;
+use futures::future::join;
 
 use super::existing::wrong_pages;
 use crate::backup::known::KnownPages;
@@ -108,16 +109,36 @@ impl PageWriter {
         let files = self.shelf.world.files.clone();
         let write = if file.len >= DIRECT_FROM { WriteMode::Direct } else { WriteMode::Cached };
         let mut out = Output::create(&self.shelf, files, path, mode, write).await?;
-        let mut offset = 0;
         let window_len = usize::try_from(file.len).unwrap_or(usize::MAX).min(WINDOW_LEN);
-        let mut buffer = AlignedBuf::with_capacity(window_len.next_multiple_of(self.map.page_size as usize));
-        while offset < file.len {
-            buffer.clear();
-            buffer = self.window(file, offset, buffer).await?;
-            let len = buffer.len() as u64;
-            buffer = out.write(&self.shelf, offset, buffer).await?;
-            offset += len;
-            advance(len);
+        let capacity = window_len.next_multiple_of(self.map.page_size as usize);
+        // While one window is written, the next is read and decoded.
+        let (shelf, mut spare, mut offset) = (self.shelf.clone(), Some(AlignedBuf::with_capacity(capacity)), 0);
+        let mut decoded: Option<(u64, AlignedBuf)> = None;
+        while offset < file.len || decoded.is_some() {
+            let mut buffer = match (offset < file.len, spare.take()) {
+                (true, None) => Some(AlignedBuf::with_capacity(capacity)),
+                (true, spare) => spare,
+                (false, _) => None,
+            };
+            let decoding = async {
+                let Some(mut buffer) = buffer.take() else { return Ok(None) };
+                buffer.clear();
+                self.window(file, offset, buffer).await.map(Some)
+            };
+            let writing = async {
+                let Some((at, buffer)) = decoded.take() else { return Ok(None) };
+                let len = buffer.len() as u64;
+                let buffer = out.write(&shelf, at, buffer).await?;
+                advance(len);
+                Ok::<_, Error>(Some(buffer))
+            };
+            let (next, written) = join(decoding, writing).await;
+            spare = written?;
+            if let Some(buffer) = next? {
+                let len = buffer.len() as u64;
+                decoded = Some((offset, buffer));
+                offset += len;
+            }
         }
         out.end(&self.shelf, file.len).await
     }
