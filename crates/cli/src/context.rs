@@ -31,11 +31,30 @@ pub(crate) struct Context {
     pub(crate) quiet: bool,
 }
 
-/// An instance of the configuration.
+/// An instance of the repository.
 pub(crate) struct Instance {
     pub(crate) name: String,
-    pub(crate) config: InstanceConfig,
+    /// How it is reached; absent when it is not configured here.
+    config: Option<InstanceConfig>,
     pub(crate) shelf: Shelf,
+}
+
+impl Instance {
+    /// How it is reached.
+    pub(crate) fn config(&self) -> Result<&InstanceConfig> {
+        self.config.as_ref().ok_or_else(|| {
+            let what = format!("{} is not configured here, so its server cannot be reached", self.name);
+            Failure::refused(
+                what,
+                format!("add it with `asof instance add {}`; its backups can be restored as it is", self.name),
+            )
+        })
+    }
+
+    /// Where its programs are, if the configuration says so.
+    pub(crate) fn bindir(&self) -> Option<PathBuf> {
+        self.config.as_ref()?.bindir.clone()
+    }
 }
 
 /// An environment variable; the only place that reads one.
@@ -117,10 +136,10 @@ impl Context {
         let stored: Vec<&String> = repository.journal.state().instances.keys().collect();
         let (name, config) = match (name, stored.as_slice()) {
             (Some(name), _) if !loaded.config.instances.contains_key(name) && repository.lineage_of(name).is_some() => {
-                (name, InstanceConfig::default())
+                (name, None)
             }
-            (None, [only]) if loaded.config.instances.is_empty() => (only.as_str(), InstanceConfig::default()),
-            _ => self.pick(&loaded, name).map(|(name, config)| (name, config.clone()))?,
+            (None, [only]) if loaded.config.instances.is_empty() => (only.as_str(), None),
+            _ => self.pick(&loaded, name).map(|(name, config)| (name, Some(config.clone())))?,
         };
         let lineage = repository.lineage_of(name).ok_or_else(|| {
             let what = format!("the repository knows no instance \"{name}\"");

@@ -42,6 +42,7 @@ fn what_is_no_longer_configured_can_be_listed_and_restored_by_its_name() {
     assert!(desk.done("backup list").contains("first"), "it is the only one");
     desk.done("restore prod --target-backup --to restored");
     assert!(desk.path("restored/PG_VERSION").exists());
+    desk.refused("backup create prod", 3, &["prod is not configured here", "asof instance add prod"]);
     desk.refused("backup list another", 3, &["there is no instance \"another\""]);
 }
 

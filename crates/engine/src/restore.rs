@@ -418,14 +418,13 @@ async fn place_segment(target: &Target, plan: &Plan, timeline: Timeline, start: 
     let stored = plan.constants.stored_segment();
     for offset in (0..u64::from(size.bytes())).step_by(usize::try_from(stored).expect("at most 16 MiB")) {
         let at = Lsn(start.0 + offset);
-        let mut bytes = match read_segment(&target.shelf, timeline, at, stored).await? {
-            Some(segment) => segment.bytes,
-            None if at >= plan.resolved.end => Vec::new(),
-            None => {
-                let what = format!("WAL segment {name} is missing from the repository");
-                return Err(Error::damaged(what, "choose a target before it, or a backup made after it"));
-            }
-        };
+        let found = read_segment(&target.shelf, timeline, at, stored).await?;
+        let mut bytes = found.map_or_else(Vec::new, |segment| segment.bytes);
+        // Behind the end of the plan nothing is replayed.
+        if at.0 + (bytes.len() as u64) < plan.resolved.end.0.min(at.0 + stored) {
+            let what = format!("WAL of segment {name} is missing from the repository");
+            return Err(Error::damaged(what, "choose a target before it, or a backup made after it"));
+        }
         bytes.resize(usize::try_from(stored).expect("at most 16 MiB"), 0);
         let path = path.clone();
         let write = move |target: &Target| {

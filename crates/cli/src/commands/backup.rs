@@ -57,10 +57,10 @@ async fn create(context: &Context, args: BackupCreate) -> Result<()> {
 }
 
 async fn make(context: &Context, instance: &Instance, request: &BackupRequest) -> Result<BackupReport> {
-    let server = context.server(&instance.config).await?;
+    let server = context.server(instance.config()?).await?;
     let (connection, contact) = context.contact(&server).await?;
     connection.close().await;
-    let reader = context.reader(&instance.config, &server, &contact).await?;
+    let reader = context.reader(instance.config()?, &server, &contact).await?;
     let bar = context.bar();
     let report = backup::create(&instance.shelf, &server, reader, request, bar.clone()).await;
     bar.finish();

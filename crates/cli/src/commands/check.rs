@@ -18,7 +18,8 @@ struct Finding {
 
 pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     let instance = context.instance(args.name.as_deref()).await?;
-    let link = context.server(&instance.config).await?;
+    let config = instance.config()?;
+    let link = context.server(config).await?;
     let mut findings = vec![
         Finding { what: "repository", result: Ok("opens with this key".to_owned()) },
         Finding { what: "repository store", result: repository_store(context).await? },
@@ -27,7 +28,7 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
         Err(error) => findings.push(Finding { what: "connection", result: Err(error.in_one_line()) }),
         Ok((mut connection, contact)) => {
             findings.push(Finding { what: "connection", result: Ok(format!("PostgreSQL {}", contact.version)) });
-            let files = match context.reader(&instance.config, &link, &contact).await {
+            let files = match context.reader(config, &link, &contact).await {
                 Ok(reader) => match server::read_control(&context.world, reader.source.as_ref()).await {
                     Ok((_, control)) => {
                         let facts = server::facts(&control);
@@ -43,7 +44,7 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             findings.push(Finding { what: "files", result: files });
             findings.push(Finding { what: "wal_level", result: wal_level(&mut connection).await });
             findings.push(Finding { what: "full_page_writes", result: full_page_writes(&mut connection).await });
-            let by_sql = instance.config.data_directory.is_none() && instance.config.run_directory.is_none();
+            let by_sql = config.data_directory.is_none() && config.run_directory.is_none();
             findings.push(Finding { what: "rights", result: rights(&mut connection, by_sql).await });
             findings.push(Finding { what: "slots", result: slots(&mut connection).await });
             if let Some(result) = synchronous(&mut connection, &link).await {

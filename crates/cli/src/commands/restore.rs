@@ -114,7 +114,7 @@ async fn into_instance(
         directory: directory.clone(),
         port: args.port,
         user: args.user.clone(),
-        bindir: args.bindir.clone().or_else(|| instance.config.bindir.clone()),
+        bindir: args.bindir.clone().or_else(|| instance.bindir()),
         path_variable: variable("PATH"),
         role: None,
         jobs: usize::from(args.jobs),

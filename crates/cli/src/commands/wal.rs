@@ -93,7 +93,7 @@ async fn prefetch(context: &Context, instance: Option<&str>, name: &str, path: &
 
 async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()> {
     let instance = context.instance(name).await?;
-    let server = context.server(&instance.config).await?;
+    let server = context.server(instance.config()?).await?;
     let journal = instance.shelf.journal().await?;
     let constants = WalConstants::from_facts(&journal.state().facts)?;
     let slot = slot_name(&instance.shelf);

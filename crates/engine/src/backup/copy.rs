@@ -234,9 +234,8 @@ impl Job {
             hasher: settings.keyring.page_hasher(settings.lineage),
         };
         let filling = self.filling.take().unwrap_or_else(|| self.copier.new_filling());
-        let path = listed.path.clone();
         let ran = settings.world.compute(move || run.go(filling)).await;
-        let ran = ran.map_err(Error::files("read", text(&path)))?;
+        let ran = ran.map_err(Error::files("read", text(&listed.path)))?;
         self.keep(ran.filling).await?;
         Ok(Step { len: ran.len, places: ran.places, torn: Vec::new(), ended: ran.ended })
     }

@@ -112,16 +112,14 @@ impl PageWriter {
         let window_len = usize::try_from(file.len).unwrap_or(usize::MAX).min(WINDOW_LEN);
         let capacity = window_len.next_multiple_of(self.map.page_size as usize);
         // While one window is written, the next is read and decoded.
-        let (shelf, mut spare, mut offset) = (self.shelf.clone(), Some(AlignedBuf::with_capacity(capacity)), 0);
-        let mut decoded: Option<(u64, AlignedBuf)> = None;
+        let (shelf, mut offset) = (self.shelf.clone(), 0);
+        let (mut spare, mut decoded): (Option<AlignedBuf>, Option<(u64, AlignedBuf)>) = (None, None);
         while offset < file.len || decoded.is_some() {
-            let mut buffer = match (offset < file.len, spare.take()) {
-                (true, None) => Some(AlignedBuf::with_capacity(capacity)),
-                (true, spare) => spare,
-                (false, _) => None,
-            };
             let decoding = async {
-                let Some(mut buffer) = buffer.take() else { return Ok(None) };
+                if offset == file.len {
+                    return Ok(None);
+                }
+                let mut buffer = spare.take().unwrap_or_else(|| AlignedBuf::with_capacity(capacity));
                 buffer.clear();
                 self.window(file, offset, buffer).await.map(Some)
             };
