@@ -235,16 +235,13 @@ async fn receive_once(
     let kept = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
     let decision = begin(stored, &identity, &history, kept);
-    let (timeline, start, mut entry) = act_on(&decision)?;
     let lost = match &decision {
         Begin::Tail { stored, fork, .. } => {
             commits_in(&settings.shelf, &settings.constants, stored.timeline, *fork, stored.end).await?
         }
         _ => None,
     };
-    if let Some(Entry::TimelineSwitched { commits, .. }) = &mut entry {
-        *commits = lost;
-    }
+    let (timeline, start, entry) = act_on(&decision, lost)?;
     if let Some(entry) = entry {
         let epoch = journal.state().epoch;
         journal.append(epoch, entry).await?;
@@ -316,7 +313,8 @@ fn by_timeline(history: &TimelineHistory, hole: Hole) -> Vec<(Timeline, Hole)> {
     history.stretches().into_iter().filter_map(part).collect()
 }
 
-fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
+/// Where to stream from, and what to record: `commits` is the number of those in a tail, if it is known.
+fn act_on(decision: &Begin, commits: Option<u64>) -> Result<(Timeline, Lsn, Option<Entry>)> {
     match *decision {
         Begin::Fresh { timeline, at } => {
             Ok((timeline, at, Some(Entry::WalStarted { timeline: timeline.0, start: at.0 })))
@@ -324,7 +322,7 @@ fn act_on(decision: &Begin) -> Result<(Timeline, Lsn, Option<Entry>)> {
         Begin::Continue(stored) => Ok((stored.timeline, stored.end, None)),
         Begin::Tail { stored, timeline, fork } => {
             let (from, to) = (stored.timeline.0, timeline.0);
-            let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0, commits: None };
+            let entry = Entry::TimelineSwitched { from, to, at: fork.0, durable: stored.end.0, commits };
             Ok((timeline, fork, Some(entry)))
         }
         Begin::RolledBack { stored, timeline, server } => {
