@@ -6,6 +6,7 @@ use crate::crash::{Finding, Settings, Tried, enumerate_crashes, enumerate_interr
 use crate::scenarios::backup::Backups;
 use crate::scenarios::journal::{Appends, Contested, Counts, contest};
 use crate::scenarios::objects::{Creation, Race, Truth};
+use crate::scenarios::spool::Spooled;
 use crate::scenarios::wal::Receiver;
 
 /// A part of the campaign and how much it tried.
@@ -20,7 +21,7 @@ pub struct Part {
 type Enumeration = fn(&Settings) -> Result<Tried, Box<Finding>>;
 
 /// The enumerations by name: on a disk, on an object store, with a rival.
-const ENUMERATIONS: [(&str, Enumeration); 12] = [
+const ENUMERATIONS: [(&str, Enumeration); 13] = [
     ("objects on a disk", |settings| enumerate_crashes(settings, Creation)),
     ("objects on a disk, asking again", |settings| enumerate_crashes(&settings.clone().patient(), Creation)),
     ("objects on a disk, with a rival", |settings| enumerate_interruptions(settings, Race)),
@@ -33,6 +34,7 @@ const ENUMERATIONS: [(&str, Enumeration); 12] = [
     }),
     ("backups on a disk", |settings| enumerate_crashes(settings, Backups)),
     ("backups in a store, asking again", |settings| enumerate_outages(&settings.clone().patient(), Backups)),
+    ("WAL in a spool", |settings| enumerate_crashes(settings, Spooled)),
     ("WAL on a disk", |settings| enumerate_crashes(settings, Receiver(Counts::Appended))),
     ("WAL in a store, asking again", |settings| enumerate_outages(&settings.clone().patient(), Receiver(Counts::Read))),
 ];

@@ -15,7 +15,7 @@
 mod disk;
 mod unsynced;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -98,6 +98,7 @@ pub struct SimFiles {
 struct Machine {
     disk: Disk,
     boot: u64,
+    locked: BTreeSet<PathBuf>,
 }
 
 type Interruption = Box<dyn FnOnce() + Send>;
@@ -123,7 +124,7 @@ impl SimFiles {
     }
 
     fn on(disk: Disk) -> Self {
-        let machine = Machine { disk, boot: 0 };
+        let machine = Machine { disk, boot: 0, locked: BTreeSet::new() };
         let clock = Arc::new(SimClock::new());
         Self { machine: Arc::new(Mutex::new(machine)), process: Arc::default(), clock }
     }
@@ -163,6 +164,7 @@ impl SimFiles {
         let mut machine = self.machine();
         machine.disk = disk;
         machine.boot += 1;
+        machine.locked.clear();
         drop(machine);
         *self.process() = Process::default();
     }
@@ -312,6 +314,22 @@ impl WriteFile for Handle {
     }
 }
 
+/// A lock that somebody has. It ends with the process, whose power may be gone by then.
+struct Locked {
+    files: SimFiles,
+    path: PathBuf,
+    boot: u64,
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let mut machine = self.files.machine();
+        if machine.boot == self.boot {
+            machine.locked.remove(&self.path);
+        }
+    }
+}
+
 impl Files for SimFiles {
     fn open(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
         let file = self.look(|disk| disk.find_file(path))?;
@@ -366,6 +384,18 @@ impl Files for SimFiles {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.mutate(path, Mutation::SyncDir { path }).map(drop)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        if !self.exists(path)? {
+            self.create(path, 0o600, WriteMode::Cached)?;
+        }
+        let (taken, boot) = {
+            let mut machine = self.machine();
+            (machine.locked.insert(path.to_owned()), machine.boot)
+        };
+        let locked = || -> Box<dyn Send> { Box::new(Locked { files: self.clone(), path: path.to_owned(), boot }) };
+        Ok(taken.then(locked))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {

@@ -115,6 +115,10 @@ impl Files for Mistaken {
         if self.mistake == Planted::NoDirectorySync { Ok(()) } else { self.files.sync_dir(path) }
     }
 
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        self.files.lock(path)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.files.list(path)
     }

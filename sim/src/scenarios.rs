@@ -3,4 +3,5 @@
 pub mod backup;
 pub mod journal;
 pub mod objects;
+pub mod spool;
 pub mod wal;

@@ -10,6 +10,7 @@ use asof_sim::planted::Planted;
 use asof_sim::scenarios::backup::Backups;
 use asof_sim::scenarios::journal::{Appends, Counts, contest, contest_on};
 use asof_sim::scenarios::objects::{Creation, Deletion, Race, Truth};
+use asof_sim::scenarios::spool::Spooled;
 use asof_sim::scenarios::wal::Receiver;
 
 /// Everything held, and enough was tried.
@@ -145,6 +146,19 @@ fn acknowledged_wal_is_readable_without_a_hole_after_everything() {
 fn wal_that_a_new_receiver_finds_may_be_acknowledged() {
     let settings = Settings { mixtures: 2, ..Settings::quick(1) };
     survives(enumerate_crashes(&settings, Receiver(Counts::Read)), 100);
+}
+
+#[test]
+fn hz_c1_what_a_spool_has_acknowledged_is_there_after_everything() {
+    survives(enumerate_crashes(&Settings::quick(1), Spooled), 300);
+}
+
+#[test]
+fn a_spool_on_a_disk_that_is_never_synced_is_caught() {
+    for mistake in [Planted::NoFileSync, Planted::NoDirectorySync] {
+        let settings = Settings::quick(1).with(mistake);
+        is_caught(enumerate_crashes(&settings, Spooled), "WAL");
+    }
 }
 
 #[test]

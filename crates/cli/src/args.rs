@@ -172,6 +172,9 @@ pub(crate) struct InstanceAdd {
     /// Read the files by SQL even though they could be read directly.
     #[arg(long)]
     pub(crate) by_sql: bool,
+    /// Let `wal receive` acknowledge WAL that a directory on this host has, before the repository has it.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) spool: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

@@ -44,6 +44,8 @@ pub(crate) struct InstanceConfig {
     pub(crate) data_directory: Option<PathBuf>,
     /// Where PostgreSQL's programs are.
     pub(crate) bindir: Option<PathBuf>,
+    /// Receive WAL into this directory first and acknowledge it from there.
+    pub(crate) spool: Option<PathBuf>,
     /// The directory of an instance that asof made.
     pub(crate) run_directory: Option<PathBuf>,
 }
@@ -101,7 +103,7 @@ fn parse(path: &Path, text: &str) -> Result<Config> {
         config.repository.url = base.join(&config.repository.url).display().to_string();
     }
     for instance in config.instances.values_mut() {
-        for path in [&mut instance.passfile, &mut instance.run_directory].into_iter().flatten() {
+        for path in [&mut instance.passfile, &mut instance.spool, &mut instance.run_directory].into_iter().flatten() {
             *path = base.join(&*path);
         }
     }

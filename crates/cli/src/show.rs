@@ -9,6 +9,9 @@ use asof_world::Timestamp;
 use comfy_table::{ContentArrangement, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
+/// What WAL in a spool is worth (rule 7).
+pub(crate) const SPOOL_SURVIVES: &str = "survives the loss of the primary, not of this host";
+
 /// Bytes with a binary unit.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

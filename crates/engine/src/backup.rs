@@ -326,6 +326,7 @@ impl Attempt<'_> {
             constants: WalConstants::of(&self.control),
             slot,
             pace: Pace::Every(WAL_PACE),
+            spool: None,
             idle: IDLE_EVERY,
         };
         let progress = Arc::new(StreamProgress::default());

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::args::OneInstance;
 use crate::context::Context;
 use crate::failure::{DENIED, Failure, Result};
-use crate::show;
+use crate::show::{self, SPOOL_SURVIVES};
 
 struct Finding {
     what: &'static str,
@@ -47,7 +47,11 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             let by_sql = config.data_directory.is_none() && config.run_directory.is_none();
             findings.push(Finding { what: "rights", result: rights(&mut connection, by_sql).await });
             findings.push(Finding { what: "slots", result: slots(&mut connection).await });
-            if let Some(result) = synchronous(&mut connection, &link).await {
+            if let Some(mut result) = synchronous(&mut connection, &link).await {
+                if config.spool.is_some() {
+                    result =
+                        result.map(|stands| format!("{stands}; acknowledged from the spool, which {SPOOL_SURVIVES}"));
+                }
                 findings.push(Finding { what: "synchronous", result });
             }
             connection.close().await;

@@ -126,6 +126,7 @@ async fn start_receiver(shelf: &Shelf, server: &Server) -> Result<Wal> {
         constants,
         slot: slot_name(shelf),
         pace: Pace::Every(Duration::from_secs(1)),
+        spool: None,
         idle: IDLE_EVERY,
     };
     let progress = Arc::new(StreamProgress::default());

@@ -93,6 +93,10 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     let mut fields = vec![("conninfo", config.conninfo.clone())];
     fields.extend(passfile.map(|path| ("passfile", path.display().to_string())));
     fields.extend(data_directory.as_ref().map(|path| ("data_directory", path.display().to_string())));
+    if let Some(spool) = &args.spool {
+        let spool = std::path::absolute(spool).map_err(Failure::file("find", spool))?;
+        fields.push(("spool", spool.display().to_string()));
+    }
     config::set_instance(&loaded.path, &args.name, Some(&fields))?;
     anstream::println!(
         "{} is PostgreSQL {} (system identifier {})",

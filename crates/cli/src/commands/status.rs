@@ -4,6 +4,7 @@ use asof_engine::shelf::Shelf;
 use asof_engine::wal::assemble::latest_observation;
 use asof_engine::wal::receiver::{first_hole, restorable_end, stored_end};
 use asof_engine::wal::shape::WalConstants;
+use asof_engine::wal::spool::{bytes_in, directory_of};
 use asof_postgres::lsn::{Lsn, Timeline};
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::args::OneInstance;
 use crate::config::InstanceConfig;
 use crate::context::Context;
 use crate::failure::Result;
-use crate::show::{self, bytes, exact};
+use crate::show::{self, SPOOL_SURVIVES, bytes, exact};
 
 pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     let loaded = context.loaded()?;
@@ -63,6 +64,10 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
         }
         (newest, ..) => newest.map(|newest| newest.backup.stopped),
     };
+    let spooled = match &config.spool {
+        Some(spool) => Some(bytes_in(&context.world, directory_of(shelf, spool)).await?),
+        None => None,
+    };
     let hole = existing.last().and_then(|newest| first_hole(state, Lsn(newest.backup.stop)));
     Ok(json!({
         "instance": name,
@@ -79,6 +84,8 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
         "server_flushed_to": server.as_ref().ok().map(ToString::to_string),
         "server_error": server.err(),
         "exposure_bytes": exposure,
+        "spool": config.spool,
+        "spool_bytes": spooled,
         "void_journal_entries": journal.voids().len(),
     }))
 }
@@ -110,6 +117,9 @@ fn print(value: &Value) {
             let why = value["server_error"].as_str().unwrap_or("there is no backup: nothing can be restored");
             anstream::println!("  exposure  unknown: {why}");
         }
+    }
+    if let (Some(spool), Some(waiting)) = (value["spool"].as_str(), value["spool_bytes"].as_u64()) {
+        anstream::println!("  spool     {} in {spool}, which {SPOOL_SURVIVES}", bytes(waiting));
     }
     if let (Some(from), Some(to)) = (value["wal_lost"]["from"].as_str(), value["wal_lost"]["to"].as_str()) {
         anstream::println!(

@@ -10,6 +10,7 @@ use asof_engine::wal::archive;
 use asof_engine::wal::prefetch::Prefetched;
 use asof_engine::wal::receiver::{self, slot_name, stored_end};
 use asof_engine::wal::shape::WalConstants;
+use asof_engine::wal::spool::{Spool, directory_of};
 use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_postgres::names::WalFileName;
 use asof_repository::lineage::WalEvent;
@@ -21,11 +22,13 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::show;
 
+/// How often a spool is synced that no commit waits for.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+
 pub(crate) async fn run(context: &Context, command: WalCommand) -> Result<()> {
     match command {
         WalCommand::Receive { name, synchronous, upload_every } => {
-            let pace = if synchronous { Pace::AtOnce } else { Pace::Every(Duration::from_secs(upload_every)) };
-            receive(context, name.as_deref(), pace).await
+            receive(context, name.as_deref(), synchronous, Duration::from_secs(upload_every)).await
         }
         WalCommand::Push { path, instance } => push(context, instance.as_deref(), &path).await,
         WalCommand::Get { name, path, instance } => match get(context, instance.as_deref(), &name, &path).await {
@@ -91,19 +94,40 @@ async fn prefetch(context: &Context, instance: Option<&str>, name: &str, path: &
     Ok(Prefetched::beside(&opened.shelf, path).fill(&constants, name).await?)
 }
 
-async fn receive(context: &Context, name: Option<&str>, pace: Pace) -> Result<()> {
+async fn receive(context: &Context, name: Option<&str>, synchronous: bool, upload_every: Duration) -> Result<()> {
     let instance = context.instance(name).await?;
-    let server = context.server(instance.config()?).await?;
+    let config = instance.config()?;
+    let server = context.server(config).await?;
+    let spool = match &config.spool {
+        Some(spool) => Some(Spool::open(&context.world, directory_of(&instance.shelf, spool), upload_every).await?),
+        None => None,
+    };
+    let pace = match (&spool, synchronous) {
+        (_, true) => Pace::AtOnce,
+        (Some(_), false) => Pace::Every(SYNC_EVERY.min(upload_every)),
+        (None, false) => Pace::Every(upload_every),
+    };
     let journal = instance.shelf.journal().await?;
     let constants = WalConstants::from_facts(&journal.state().facts)?;
     let slot = slot_name(&instance.shelf);
-    let settings = StreamSettings { shelf: instance.shelf, server, constants, slot, pace, idle: IDLE_EVERY };
+    let settings =
+        StreamSettings { shelf: instance.shelf, server, constants, slot, pace, spool: spool.clone(), idle: IDLE_EVERY };
     let progress = Arc::new(StreamProgress::default());
     let stopping = tokio::spawn(stop_on_signal(progress.clone()));
     let observer: Arc<dyn Observer> = context.bar();
+    if let Some(spool) = &spool {
+        let (place, left) = (spool.directory().display(), spool.end());
+        observer.event(Event::Note(format!("acknowledging from the spool {place}, which {}", show::SPOOL_SURVIVES)));
+        if let Some(left) = left {
+            observer.event(Event::Note(format!("storing first what it holds from before, up to {}", left.end)));
+        }
+    }
     let result = receiver::receive(&settings, progress.clone(), observer.clone()).await;
     stopping.abort();
-    observer.event(Event::Note(format!("stopped; WAL is stored up to {}", progress.durable())));
+    let left = spool
+        .and_then(|spool| spool.end())
+        .map_or_else(String::new, |left| format!(", and in the spool up to {}", left.end));
+    observer.event(Event::Note(format!("stopped; WAL is stored up to {}{left}", progress.stored())));
     Ok(result?)
 }
 

@@ -13,10 +13,13 @@ use asof_postgres::client::ErrorKind;
 use asof_postgres::history::{Stretch, TimelineHistory};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::replication::{SlotLife, SystemIdentity};
+use asof_repository::journal::Journal;
 use asof_repository::lineage::{Entry, Lineage, WalEvent};
 
 use super::assemble::read_segment_info;
 use super::feed::Feed;
+use super::forward;
+use super::spool::Spool;
 use super::stream::{self, StreamProgress, StreamSettings};
 use super::tail::commits_in;
 use crate::error::{Error, Result};
@@ -172,11 +175,40 @@ pub async fn receive(
     progress: Arc<StreamProgress>,
     observer: Arc<dyn Observer>,
 ) -> Result<()> {
-    let world = settings.shelf.world.clone();
+    let Some(spool) = settings.spool.clone() else {
+        return receive_again_and_again(settings, &progress, &observer).await;
+    };
+    let forwarding = forward::run(settings.clone(), spool.clone(), progress.clone(), observer.clone());
+    let forwarding = settings.shelf.world.spawn(forwarding);
+    // What an earlier process left comes first: whether this host has it for certain, only the repository can say.
+    let result = match drained(settings, &spool, &progress).await {
+        Ok(()) => receive_again_and_again(settings, &progress, &observer).await,
+        failed => failed,
+    };
+    spool.close();
+    forwarding.await;
+    result.and(spool.check())
+}
+
+/// Waits until the repository has everything that is in the spool, or the receiver is asked to stop.
+async fn drained(settings: &StreamSettings, spool: &Spool, progress: &StreamProgress) -> Result<()> {
+    while spool.end().is_some() && !progress.wants_stop() {
+        spool.check()?;
+        settings.shelf.world.sleep(Duration::from_millis(50)).await;
+    }
+    spool.check()
+}
+
+async fn receive_again_and_again(
+    settings: &StreamSettings,
+    progress: &Arc<StreamProgress>,
+    observer: &Arc<dyn Observer>,
+) -> Result<()> {
+    let world = &settings.shelf.world;
     let mut wait = FIRST_WAIT;
     while !progress.wants_stop() {
         let before = progress.durable();
-        match receive_once(settings, &progress, &observer).await {
+        match receive_once(settings, progress, observer).await {
             Ok(()) => return Ok(()),
             Err(error) if is_transient(&error) => {
                 wait = if progress.durable() > before { FIRST_WAIT } else { LONGEST_WAIT.min(wait * 2) };
@@ -192,7 +224,7 @@ pub async fn receive(
     Ok(())
 }
 
-fn describe(error: &Error) -> String {
+pub(super) fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -202,14 +234,16 @@ fn describe(error: &Error) -> String {
     text
 }
 
-/// Whether waiting may help: the server restarts, the network or the store is away, the slot is still held by our last session.
-fn is_transient(error: &Error) -> bool {
+/// Whether waiting may help: the server restarts, the network or the store is away, the slot is still held by our last session, the
+/// disk of the spool is full.
+pub(super) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Client(error) => {
             error.kind() == ErrorKind::Unavailable
                 || matches!(error.sqlstate(), Some("55006" | "57P01" | "57P02" | "57P03"))
         }
         Error::Repository(error) => error.is_transient(),
+        Error::Files { .. } => true,
         _ => false,
     }
 }
@@ -223,10 +257,8 @@ async fn receive_once(
     if let Some(remark) = feed.remark(&settings.server.config.user) {
         observer.event(Event::Warning(remark));
     }
-    let size = settings.constants.stored_segment();
     // Before the server says where it stands: what another receiver stores meanwhile would look like a server that went back.
-    let mut journal = settings.shelf.journal().await?;
-    let stored = stored_end(&settings.shelf, journal.state(), size).await?;
+    let mut known = known(settings).await?;
     let identity = feed.identity().await?;
     if identity.system_id != settings.constants.system_identifier {
         let what = format!("the server has system identifier {}, not that of the instance", identity.system_id);
@@ -234,7 +266,16 @@ async fn receive_once(
     }
     let kept = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
-    let decision = begin(stored, &identity, &history, kept);
+    let mut decision = begin(known.stored, &identity, &history, kept);
+    if known.journal.is_none() && !matches!(decision, Begin::Continue(_)) {
+        // It takes an entry, which counts on what the repository holds.
+        known = in_repository(settings, progress).await?;
+        if known.journal.is_none() {
+            // Asked to stop before that.
+            return Ok(());
+        }
+        decision = begin(known.stored, &identity, &history, kept);
+    }
     let lost = match &decision {
         Begin::Tail { stored, fork, .. } => {
             commits_in(&settings.shelf, &settings.constants, stored.timeline, *fork, stored.end).await?
@@ -242,7 +283,7 @@ async fn receive_once(
         _ => None,
     };
     let (timeline, start, entry) = act_on(&decision, lost)?;
-    if let Some(entry) = entry {
+    if let (Some(journal), Some(entry)) = (&mut known.journal, entry) {
         let epoch = journal.state().epoch;
         journal.append(epoch, entry).await?;
     }
@@ -254,11 +295,42 @@ async fn receive_once(
         );
         observer.event(Event::Warning(what));
     }
+    if known.journal.is_some() {
+        progress.publish_stored(start);
+    }
     observer.event(Event::Note(format!("streaming from {start} on timeline {timeline}")));
     match run_stream(settings, feed, timeline, start, progress).await {
-        Err(error) if is_gone(&error) => bridge(settings, &mut journal, &history, kept, observer).await,
+        Err(error) if is_gone(&error) => {
+            let known = in_repository(settings, progress).await?;
+            bridge(settings, known, &history, kept, observer).await
+        }
         settled => settled,
     }
+}
+
+/// What is known before a stream begins.
+struct Known {
+    /// Read when the repository says where WAL ends.
+    journal: Option<Journal<Lineage>>,
+    stored: Option<StoredEnd>,
+}
+
+/// Where WAL ends: in the spool while it holds anything, so that a repository that is away keeps nobody from receiving.
+async fn known(settings: &StreamSettings) -> Result<Known> {
+    if let Some(end) = settings.spool.as_ref().and_then(|spool| spool.end()) {
+        return Ok(Known { journal: None, stored: Some(end) });
+    }
+    let journal = settings.shelf.journal().await?;
+    let stored = stored_end(&settings.shelf, journal.state(), settings.constants.stored_segment()).await?;
+    Ok(Known { journal: Some(journal), stored })
+}
+
+/// The same, once the repository has all that the spool holds.
+async fn in_repository(settings: &StreamSettings, progress: &StreamProgress) -> Result<Known> {
+    if let Some(spool) = &settings.spool {
+        drained(settings, spool, progress).await?;
+    }
+    known(settings).await
 }
 
 /// Whether the server says that it does not have the WAL any more.
@@ -271,16 +343,17 @@ fn is_gone(error: &Error) -> bool {
 }
 
 /// The server no longer has the WAL that we need next: the hole becomes a record, and the stream goes on behind it. The stream
-/// may have got on before it met the hole, so where that begins is looked up again.
+/// may have got on before it met the hole, so where that begins was looked up again.
 async fn bridge(
     settings: &StreamSettings,
-    journal: &mut asof_repository::journal::Journal<Lineage>,
+    known: Known,
     history: &TimelineHistory,
     kept: Lsn,
     observer: &Arc<dyn Observer>,
 ) -> Result<()> {
-    let stored = stored_end(&settings.shelf, journal.state(), settings.constants.stored_segment()).await?;
-    let from = stored.expect("where a stream begins is recorded before it does").end;
+    // Asked to stop before the repository had what is in the spool: the next receiver meets the same hole.
+    let Some(mut journal) = known.journal else { return Ok(()) };
+    let from = known.stored.expect("where a stream begins is recorded before it does").end;
     let to = settings.constants.segment_size.floor(kept);
     if to <= from {
         let what = format!("the server has no WAL from {from} on, although its slot keeps {kept}");

@@ -1,8 +1,8 @@
 //! Receives WAL, by streaming replication or by SQL, and stores it in the repository.
 //!
 //! Two halves: one reads the stream into [`Ingest`], the other reports to the server what is durable, so that a slow store
-//! never lets the server believe that we are gone. What is reported as written and flushed is what the repository holds;
-//! nothing is ever reported as applied, because nobody can query us (rule 7).
+//! never lets the server believe that we are gone. What is reported as written and flushed is what the sink holds: the repository,
+//! or a spool on this host; nothing is ever reported as applied, because nobody can query us (rule 7).
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -22,6 +22,7 @@ use futures::future::{Either, select};
 use super::feed::{self, Feed};
 use super::ingest::Ingest;
 use super::shape::WalConstants;
+use super::spool::{Spool, SpoolWriter};
 use crate::error::{Error, Result};
 use crate::server::Server;
 use crate::shelf::Shelf;
@@ -57,6 +58,7 @@ pub struct StreamProgress {
 
 #[derive(Default)]
 struct Positions {
+    stored: AtomicU64,
     durable: AtomicU64,
     received: AtomicU64,
     server: AtomicU64,
@@ -70,6 +72,11 @@ impl StreamProgress {
     }
 
     /// Everything before this is in the repository.
+    pub fn stored(&self) -> Lsn {
+        Lsn(self.shared.stored.load(Ordering::Acquire))
+    }
+
+    /// Everything before this is durable in the sink, and acknowledged: in the repository, or in the spool.
     pub fn durable(&self) -> Lsn {
         Lsn(self.shared.durable.load(Ordering::Acquire))
     }
@@ -109,15 +116,72 @@ impl StreamProgress {
         self.failure.lock().expect("no holder panics").take()
     }
 
-    fn hand_over(&self, ingest: &mut Ingest) {
+    fn hand_over(&self, sink: &mut Sink) {
         let observed = std::mem::take(&mut *self.observed.lock().expect("no holder panics"));
-        observed.into_iter().for_each(|observation| ingest.observe(observation));
+        observed.into_iter().for_each(|observation| sink.observe(observation));
     }
 
     /// Whether more is durable than was published before.
-    fn publish(&self, ingest: &Ingest) -> bool {
-        self.shared.received.store(ingest.received().0, Ordering::Release);
-        self.shared.durable.swap(ingest.durable().0, Ordering::AcqRel) != ingest.durable().0
+    fn publish(&self, sink: &Sink) -> bool {
+        if let Sink::Repository(ingest) = sink {
+            self.publish_stored(ingest.durable());
+        }
+        self.shared.received.store(sink.received().0, Ordering::Release);
+        self.shared.durable.swap(sink.durable().0, Ordering::AcqRel) != sink.durable().0
+    }
+
+    pub(super) fn publish_stored(&self, stored: Lsn) {
+        self.shared.stored.store(stored.0, Ordering::Release);
+    }
+}
+
+/// Where a stream goes. What is durable there is acknowledged.
+enum Sink {
+    Repository(Box<Ingest>),
+    Spool(SpoolWriter),
+}
+
+impl Sink {
+    fn received(&self) -> Lsn {
+        match self {
+            Self::Repository(ingest) => ingest.received(),
+            Self::Spool(writer) => writer.received(),
+        }
+    }
+
+    fn durable(&self) -> Lsn {
+        match self {
+            Self::Repository(ingest) => ingest.durable(),
+            Self::Spool(writer) => writer.durable(),
+        }
+    }
+
+    fn observe(&mut self, observation: Observation) {
+        match self {
+            Self::Repository(ingest) => ingest.observe(observation),
+            Self::Spool(writer) => writer.observe(observation),
+        }
+    }
+
+    async fn take(&mut self, start: Lsn, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Repository(ingest) => ingest.take(start, bytes).await,
+            Self::Spool(writer) => writer.take(start, bytes).await,
+        }
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        match self {
+            Self::Repository(ingest) => ingest.flush().await,
+            Self::Spool(writer) => writer.flush().await,
+        }
+    }
+
+    async fn keep_house(&mut self, settings: &StreamSettings, progress: &StreamProgress) -> Result<()> {
+        match self {
+            Self::Repository(ingest) => keep_house(settings, ingest, progress).await,
+            Self::Spool(_) => Ok(()),
+        }
     }
 }
 
@@ -132,8 +196,10 @@ pub struct StreamSettings {
     pub constants: WalConstants,
     /// The slot to stream through.
     pub slot: String,
-    /// How soon the open segment is stored.
+    /// How soon the open segment is made durable in the sink.
     pub pace: Pace,
+    /// What arrives goes here first, and is acknowledged from here; straight into the repository without it.
+    pub spool: Option<Arc<Spool>>,
     /// How often the server's clock is stored while it writes nothing: [`IDLE_EVERY`], or more often for a test.
     pub idle: Duration,
 }
@@ -204,18 +270,23 @@ async fn follow(
     let mut start = size.floor(start);
     loop {
         let history = history_of(settings, &mut feed, timeline).await?;
-        let shape = settings.constants.shape(history);
-        let mut ingest = Ingest::new(settings.shelf.clone(), shape, timeline, start)?.joined().await?;
-        progress.publish(&ingest);
+        let mut sink = match &settings.spool {
+            Some(spool) => Sink::Spool(spool.begin(timeline, start, settings.constants.stored_segment())),
+            None => {
+                let shape = settings.constants.shape(history);
+                Sink::Repository(Box::new(Ingest::new(settings.shelf.clone(), shape, timeline, start)?.joined().await?))
+            }
+        };
+        progress.publish(&sink);
         let end = match feed {
             Feed::Stream(connection) => {
                 let stream = connection.start_physical(Some(&settings.slot), start, timeline).await?;
-                let (end, returned) = pump(settings, stream, &mut ingest, progress).await?;
+                let (end, returned) = pump(settings, stream, &mut sink, progress).await?;
                 feed = Feed::Stream(returned);
                 end
             }
             Feed::Sql(mut connection, refused) => {
-                let end = ask(settings, &mut connection, timeline, &mut ingest, progress).await?;
+                let end = ask(settings, &mut connection, timeline, &mut sink, progress).await?;
                 feed = Feed::Sql(connection, refused);
                 end
             }
@@ -224,7 +295,7 @@ async fn follow(
             End::Stopped => return Ok(()),
             End::Switched { timeline: next } => {
                 // The new timeline's first segment begins with the old one's bytes; it is stored whole under its own name.
-                start = size.floor(ingest.received());
+                start = size.floor(sink.received());
                 timeline = next;
             }
         }
@@ -236,7 +307,7 @@ async fn ask(
     settings: &StreamSettings,
     connection: &mut asof_postgres::client::Connection,
     timeline: Timeline,
-    ingest: &mut Ingest,
+    sink: &mut Sink,
     progress: &StreamProgress,
 ) -> Result<End> {
     let (world, size) = (&settings.shelf.world, settings.constants.segment_size);
@@ -244,25 +315,25 @@ async fn ask(
     loop {
         let horizon = feed::horizon(connection, timeline).await?;
         progress.shared.server.fetch_max(horizon.end.0, Ordering::AcqRel);
-        while ingest.received() < horizon.end && !progress.wants_stop() {
-            let from = ingest.received();
+        while sink.received() < horizon.end && !progress.wants_stop() {
+            let from = sink.received();
             let bytes = feed::read_wal(connection, timeline, size, from, &horizon).await?;
-            ingest.take(from, &bytes).await?;
-            progress.publish(ingest);
+            sink.take(from, &bytes).await?;
+            progress.publish(sink);
         }
-        ingest.observe(horizon.observed);
+        sink.observe(horizon.observed);
         let due = match settings.pace {
             Pace::AtOnce => true,
             Pace::Every(interval) => world.monotonic().saturating_sub(flushed) >= interval,
         };
-        let ended = horizon.next.filter(|_| ingest.received() >= horizon.end);
+        let ended = horizon.next.filter(|_| sink.received() >= horizon.end);
         if due || ended.is_some() || progress.wants_stop() {
-            ingest.flush().await?;
-            feed::advance_slot(connection, &settings.slot, ingest.durable()).await?;
+            sink.flush().await?;
+            feed::advance_slot(connection, &settings.slot, sink.durable()).await?;
             flushed = world.monotonic();
-            progress.publish(ingest);
+            progress.publish(sink);
         }
-        keep_house(settings, ingest, progress).await?;
+        sink.keep_house(settings, progress).await?;
         if progress.wants_stop() {
             return Ok(End::Stopped);
         }
@@ -285,6 +356,10 @@ pub(super) async fn history_of(
     let content = feed.history(timeline).await?;
     let history = TimelineHistory::parse(timeline, &content)
         .map_err(|error| Error::damaged(error.to_string(), "look at the server's pg_wal"))?;
+    // A spool receives on while the repository is away.
+    if settings.spool.as_ref().is_some_and(|spool| spool.knows(timeline, &content)) {
+        return Ok(history);
+    }
     store_history(&settings.shelf, timeline, &content).await?;
     for ancestor in history.ancestors().iter().filter(|ancestor| ancestor.timeline != Timeline::FIRST) {
         let known = read_history_of(&settings.shelf, ancestor.timeline).await;
@@ -293,6 +368,9 @@ pub(super) async fn history_of(
         {
             store_history(&settings.shelf, ancestor.timeline, &content).await?;
         }
+    }
+    if let Some(spool) = &settings.spool {
+        spool.learn(timeline, &content);
     }
     Ok(history)
 }
@@ -321,14 +399,14 @@ pub async fn store_history(shelf: &Shelf, timeline: Timeline, content: &[u8]) ->
 async fn pump(
     settings: &StreamSettings,
     stream: WalStream,
-    ingest: &mut Ingest,
+    sink: &mut Sink,
     progress: &Arc<StreamProgress>,
 ) -> Result<(End, asof_postgres::client::Connection)> {
     let (mut reader, writer) = stream.split();
     let (nudge, nudged) = mpsc::channel(1);
     let world = settings.shelf.world.clone();
     let reporting = settings.shelf.world.spawn(report(world, writer, progress.clone(), nudged));
-    let result = receive(settings, &mut reader, ingest, progress, nudge).await;
+    let result = receive(settings, &mut reader, sink, progress, nudge).await;
     let writer = reporting.await;
     let end = result?;
     let connection = WalStream::join(reader, writer?).finish().await?;
@@ -358,7 +436,7 @@ async fn report(
 async fn receive(
     settings: &StreamSettings,
     reader: &mut WalReader,
-    ingest: &mut Ingest,
+    sink: &mut Sink,
     progress: &StreamProgress,
     mut nudge: mpsc::Sender<()>,
 ) -> Result<End> {
@@ -366,7 +444,7 @@ async fn receive(
     let mut flushed = world.monotonic();
     loop {
         let tick = match settings.pace {
-            Pace::AtOnce if ingest.durable() < ingest.received() => Duration::ZERO,
+            Pace::AtOnce if sink.durable() < sink.received() => Duration::ZERO,
             _ => LOOK_EVERY * 5,
         };
         let message = match select(Box::pin(reader.next()), Box::pin(world.sleep(tick))).await {
@@ -374,10 +452,10 @@ async fn receive(
             Either::Right(_) => None,
         };
         let idle = message.is_none();
-        progress.hand_over(ingest);
-        if let Some(end) = handle(message, ingest, progress, &mut nudge).await? {
-            ingest.flush().await?;
-            progress.publish(ingest);
+        progress.hand_over(sink);
+        if let Some(end) = handle(message, sink, progress, &mut nudge).await? {
+            sink.flush().await?;
+            progress.publish(sink);
             return Ok(end);
         }
         let due = match settings.pace {
@@ -385,13 +463,13 @@ async fn receive(
             Pace::Every(interval) => world.monotonic().saturating_sub(flushed) >= interval,
         };
         if due || progress.wants_stop() {
-            ingest.flush().await?;
+            sink.flush().await?;
             flushed = world.monotonic();
         }
-        if progress.publish(ingest) {
+        if progress.publish(sink) {
             tell(&mut nudge);
         }
-        keep_house(settings, ingest, progress).await?;
+        sink.keep_house(settings, progress).await?;
         if progress.wants_stop() {
             return Ok(End::Stopped);
         }
@@ -399,7 +477,11 @@ async fn receive(
 }
 
 /// What no commit waits for.
-async fn keep_house(settings: &StreamSettings, ingest: &mut Ingest, progress: &StreamProgress) -> Result<()> {
+pub(super) async fn keep_house(
+    settings: &StreamSettings,
+    ingest: &mut Ingest,
+    progress: &StreamProgress,
+) -> Result<()> {
     ingest.merge().await?;
     // The last word before it ends is worth an object.
     let age = if progress.wants_stop() { Duration::from_micros(1) } else { settings.idle };
@@ -413,7 +495,7 @@ fn tell(nudge: &mut mpsc::Sender<()>) {
 
 async fn handle(
     message: Option<WalMessage>,
-    ingest: &mut Ingest,
+    sink: &mut Sink,
     progress: &StreamProgress,
     nudge: &mut mpsc::Sender<()>,
 ) -> Result<Option<End>> {
@@ -421,7 +503,7 @@ async fn handle(
         None => {}
         Some(WalMessage::Data { start, server_end, bytes, .. }) => {
             progress.shared.server.fetch_max(server_end.0, Ordering::AcqRel);
-            ingest.take(start, &bytes).await?;
+            sink.take(start, &bytes).await?;
         }
         Some(WalMessage::Keepalive { server_end, reply_requested, .. }) => {
             // Its clock is no observation: the walsender reads it after the position, and a commit may lie in between.

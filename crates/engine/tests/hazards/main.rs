@@ -7,5 +7,6 @@
 mod backup;
 mod identity;
 mod restore;
+mod spool;
 mod stage;
 mod wal;

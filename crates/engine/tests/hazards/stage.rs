@@ -351,6 +351,10 @@ impl Files for Failing {
         (self.judge)("sync_dir", path)
     }
 
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
+        self.files.lock(path)
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.files.list(path)
     }

@@ -255,6 +255,7 @@ async fn hz_c3_a_server_that_goes_on_while_a_second_receiver_begins_was_not_roll
             constants,
             slot: slot.to_owned(),
             pace: Pace::AtOnce,
+            spool: None,
             idle: IDLE_EVERY,
         };
         let progress = Arc::new(StreamProgress::default());
@@ -299,6 +300,7 @@ async fn hz_c6_a_commit_that_was_acknowledged_is_in_the_next_restore_although_it
         constants: stage.constants().await,
         slot: receiver::slot_name(&stage.shelf),
         pace: Pace::AtOnce,
+        spool: None,
         idle: IDLE_EVERY,
     };
     let progress = Arc::new(StreamProgress::default());

@@ -11,6 +11,7 @@ mod book;
 mod support;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use asof_engine::restore::RestoreRequest;
 use asof_engine::shelf::Shelf;
 use asof_engine::target::Target;
 use asof_engine::wal::receiver;
-use asof_engine::wal::stream::{Pace, StreamProgress, StreamSettings};
+use asof_engine::wal::spool::{Spool, bytes_in};
+use asof_engine::wal::stream::{Pace, StreamSettings};
 use asof_postgres::lsn::Timeline;
 use asof_repository::lineage::WalEvent;
 use asof_repository::store::local::LocalStore;
@@ -38,6 +40,8 @@ const LATENCY: Duration = Duration::from_millis(15);
 const USUAL: Pace = Pace::Every(Duration::from_secs(5));
 const VOLUME_MIB: u64 = 256;
 const COMMITS: usize = 60;
+/// How often a spool is uploaded.
+const UPLOADED: Duration = Duration::from_millis(100);
 /// Longer than any step of a receiver that was cut off.
 const END: Duration = Duration::from_secs(60);
 
@@ -75,22 +79,37 @@ impl Store for Distant {
     }
 }
 
-/// A server that clients are about to write to, a repository on a volume, and the ledger on neither of both.
+/// What lies on the volume, and acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sink {
+    Repository,
+    Spool,
+}
+
+/// A server that clients are about to write to, a sink on a volume, and the ledger on neither of both.
 struct Scene {
     production: Protected,
     volume: Volume,
     book: Arc<Book>,
+    sink: Sink,
+    repository: PathBuf,
+    /// What a receiver needs, from when the server was there.
+    settings: StreamSettings,
 }
 
 impl Scene {
-    async fn new(major: u32) -> Self {
+    async fn new(major: u32, sink: Sink) -> Self {
         let (volume, work) = (Volume::with_size("ledger", VOLUME_MIB), Workdir::new("ledger"));
         let book = Book::new(&work.path().join("ledger"));
         let server = Server::running(major, &Options::default());
-        let production = Protected::stored(server, work, store(&World::real(), &volume), Host::WriteOnlyKey).await;
+        let place = if sink == Sink::Repository { volume.path() } else { work.path().to_owned() };
+        let repository = place.join("repository");
+        let store = Arc::new(LocalStore::new(World::real(), &repository));
+        let production = Protected::stored(server, work, store, Host::WriteOnlyKey).await;
         production.server.psql("create table ledger (number int)");
         production.backup("first").await;
-        Self { production, volume, book }
+        let settings = production.settings(&production.server, Pace::AtOnce);
+        Self { production, volume, book, sink, repository, settings }
     }
 
     /// A receiver in a runtime of its own, so that it can be cut off between any two of its steps.
@@ -101,15 +120,37 @@ impl Scene {
             let _inside = runtime.enter();
             World::real()
         };
-        let inner = LocalStore::new(world.clone(), self.volume.path().join("repository"));
+        let inner = LocalStore::new(world.clone(), &self.repository);
         let store = Arc::new(Distant { world: world.clone(), inner });
-        let shelf = Shelf { world, store, ..self.production.shelf.clone() };
-        let settings = StreamSettings { shelf, ..self.production.settings(&self.production.server, pace) };
+        let shelf = Shelf { world: world.clone(), store, ..self.production.shelf.clone() };
+        let settings = StreamSettings { shelf, pace, ..self.settings.clone() };
+        let spool = (self.sink == Sink::Spool).then(|| self.spool());
         runtime.spawn(async move {
-            let progress = Arc::new(StreamProgress::default());
-            receiver::receive(&settings, progress, Arc::new(Silent)).await
+            let spool = match spool {
+                Some(spool) => Some(Spool::open(&world, spool, UPLOADED).await?),
+                None => None,
+            };
+            let settings = StreamSettings { spool, ..settings };
+            receiver::receive(&settings, Arc::default(), Arc::new(Silent)).await
         });
         runtime
+    }
+
+    fn spool(&self) -> PathBuf {
+        self.volume.path().join("spool")
+    }
+
+    /// The next receiver stores what the spool holds; its server is gone.
+    async fn spool_is_stored(&self) {
+        let world = &self.production.world;
+        let receiver = self.receiver(Pace::AtOnce);
+        loop {
+            if bytes_in(world, self.spool()).await.expect("the spool can be read") == 0 {
+                break;
+            }
+            world.sleep(UPLOADED).await;
+        }
+        cut_off(receiver);
     }
 
     /// From now on a commit waits for the receiver.
@@ -143,15 +184,12 @@ impl Scene {
     /// The numbers that a restore finds, with nothing but the repository and the full key.
     async fn restored(&mut self, timeline: Option<Timeline>) -> BTreeSet<u32> {
         let production = &mut self.production;
-        production.owner = opened(&production.world, store(&production.world, &self.volume), &production.key).await;
+        let store = Arc::new(LocalStore::new(production.world.clone(), &self.repository));
+        production.owner = opened(&production.world, store, &production.key).await;
         let request = RestoreRequest { timeline, ..production.wanted(Target::Latest, true) };
         let found = production.restored(&request).await.psql("select number from ledger");
         found.lines().map(|line| line.parse().expect("a number")).collect()
     }
-}
-
-fn store(world: &World, volume: &Volume) -> Arc<dyn Store> {
-    Arc::new(LocalStore::new(world.clone(), volume.path().join("repository")))
 }
 
 /// Ends a receiver between two of its steps, and waits until no thread of it works any more.
@@ -261,9 +299,19 @@ impl Total {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hz_c1_every_commit_that_a_synchronous_server_acknowledged_is_in_the_default_restore() {
+    acknowledged_commits_are_restored(Sink::Repository, majors().len().max(3)).await;
+}
+
+/// As long as this host is there: all of the spool that is left is what its disk had synced.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_commit_that_a_spool_acknowledged_is_in_the_default_restore_once_the_next_receiver_has_run() {
+    acknowledged_commits_are_restored(Sink::Spool, 2).await;
+}
+
+async fn acknowledged_commits_are_restored(sink: Sink, rounds: usize) {
     let mut total = Total::default();
-    for round in Round::all(majors().len().max(3)) {
-        let mut scene = Scene::new(round.major).await;
+    for round in Round::all(rounds) {
+        let mut scene = Scene::new(round.major, sink).await;
         let mut receiver = scene.receiver(Pace::AtOnce);
         scene.synchronous().await;
         let clients = scene.clients(round.commits);
@@ -275,20 +323,23 @@ async fn hz_c1_every_commit_that_a_synchronous_server_acknowledged_is_in_the_def
         scene.until_acknowledged(round.commits).await;
         let end = round.end(&mut scene, receiver).await;
         futures::future::join_all(clients).await;
+        if sink == Sink::Spool {
+            scene.spool_is_stored().await;
+        }
         let (ledger, there) = (scene.book.read(), scene.restored(None).await);
         assert!(ledger.len() >= round.commits, "{round:?}");
         let lost = lost(&ledger, &there);
         assert!(lost.is_empty(), "acknowledged commits are lost: {} in {round:?}: {lost:?}", lost.len());
         total.add(round, &ledger, scene.book.warned(), &lost, end);
     }
-    total.tell("synchronous");
+    total.tell(if sink == Sink::Spool { "synchronous, by a spool" } else { "synchronous" });
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_asynchronous_server_loses_are_its_last_seconds_and_nothing_in_between() {
     let mut total = Total::default();
     for round in Round::all(1) {
-        let mut scene = Scene::new(round.major).await;
+        let mut scene = Scene::new(round.major, Sink::Repository).await;
         let receiver = scene.receiver(USUAL);
         let clients = scene.clients(round.commits);
         scene.until_acknowledged(round.commits).await;
@@ -317,7 +368,7 @@ async fn hz_c11_commits_that_a_lagging_standby_lacks_are_a_reported_tail_and_can
 
 #[expect(clippy::disallowed_macros, reason = "a campaign says what it has counted")]
 async fn fail_over(major: u32) {
-    let mut scene = Scene::new(major).await;
+    let mut scene = Scene::new(major, Sink::Repository).await;
     let mut standby = standby(&scene.production).await;
     standby.stop();
     let receiver = scene.receiver(Pace::AtOnce);

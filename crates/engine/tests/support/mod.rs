@@ -155,6 +155,7 @@ impl Protected {
             constants: constants(server),
             slot: receiver::slot_name(&self.shelf),
             pace,
+            spool: None,
             idle: IDLE_EVERY,
         }
     }
