@@ -20,7 +20,7 @@ const GRAPH: &[(&str, &[&str])] = &[
         "asof-cli",
         &["asof-world", "asof-repository", "asof-postgres", "asof-engine", "asof-mount", "asof-service", "asof-web"],
     ),
-    ("asof-sim", &["asof-world", "asof-repository", "asof-engine"]),
+    ("asof-sim", &["asof-world", "asof-repository", "asof-postgres", "asof-engine"]),
     ("asof-testkit", &[]),
     ("xtask", &[]),
 ];

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
 
 use asof_testkit::{Options, Server};
 
@@ -105,4 +106,40 @@ fn a_check_does_not_call_commits_safe_that_do_not_wait_for_us() {
     }
     set("set synchronous_commit = local; alter system set synchronous_commit = 'off'");
     assert!(said(&desk).out.contains("the server: synchronous_commit=off"));
+}
+
+#[test]
+fn a_receiver_with_a_spool_says_where_it_acknowledges_from_and_shares_it_with_nobody() {
+    let (desk, server) = protected();
+    let conninfo = server.conninfo();
+    let added = desk.command().args(["instance", "add", "prod", "--pg", &conninfo, "--spool", "spool"]).output();
+    assert!(added.expect("asof runs").status.success());
+    assert!(desk.read("asof.toml").contains("spool = \""), "{}", desk.read("asof.toml"));
+    let log = fs::File::create(desk.path("receiver.log")).expect("a log");
+    let mut receive = desk.command();
+    receive.args(["wal", "receive", "prod", "--synchronous"]).stdout(Stdio::null()).stderr(log);
+    let mut receiver = Running(receive.spawn().expect("asof runs"));
+    server.psql("alter system set synchronous_standby_names = 'asof'");
+    server.psql("select pg_reload_conf()");
+    // Returns when the spool has it.
+    server.psql("create table t (n int)");
+    let status = desk.done("status");
+    assert!(status.contains("which survives the loss of the primary, not of this host"), "{status}");
+    assert!(desk.asof("check").out.contains("acknowledged from the spool"));
+    desk.refused("wal receive prod", 3, &["another receiver uses the spool", "stop it"]);
+    let signalled = Command::new("kill").arg(receiver.0.id().to_string()).status().expect("kill runs");
+    assert!(signalled.success() && receiver.0.wait().expect("it ends").success(), "{}", desk.read("receiver.log"));
+    let said = desk.read("receiver.log");
+    assert!(said.contains("acknowledging from the spool") && said.contains("stopped; WAL is stored up to"), "{said}");
+    assert_eq!(json(&desk.done("status --json"))[0]["spool_bytes"], 0, "all of it is in the repository");
+}
+
+/// Ends when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
 /// Length and checksum, four bytes each, little-endian.
-const HEADER: u64 = 8;
+const HEADER: usize = 8;
 /// A frame holds no more than this.
 const MAX_FRAME: usize = 1 << 20;
 /// Held by the receiver that uses the spool.
@@ -181,7 +181,7 @@ impl Spool {
         let path = self.directory.join(file.name());
         match read.await.map_err(Error::files("read", &path))? {
             Some(bytes) => {
-                let next = offset + HEADER + bytes.len() as u64;
+                let next = offset + (HEADER + bytes.len()) as u64;
                 Ok(Next::Wal(bytes, next))
             }
             None => {
@@ -302,7 +302,7 @@ fn left_in(files: &dyn Files, directory: &std::path::Path) -> io::Result<VecDequ
         let open = files.open(&path)?;
         let mut durable = Durable { len: 0, end: file.start };
         while let Some(bytes) = frame(open.as_ref(), durable.len, durable.end)? {
-            durable.len += HEADER + bytes.len() as u64;
+            durable.len += (HEADER + bytes.len()) as u64;
             durable.end.0 += bytes.len() as u64;
         }
         match durable.len {
@@ -315,7 +315,7 @@ fn left_in(files: &dyn Files, directory: &std::path::Path) -> io::Result<VecDequ
 
 /// The frame at `offset` that holds WAL from `at` on; `None` when there is no whole one.
 fn frame(file: &dyn asof_world::ReadFile, offset: u64, at: Lsn) -> io::Result<Option<Vec<u8>>> {
-    let mut header = [0; HEADER as usize];
+    let mut header = [0; HEADER];
     if read_full(file, offset, &mut header)? < header.len() {
         return Ok(None);
     }
@@ -325,7 +325,7 @@ fn frame(file: &dyn asof_world::ReadFile, offset: u64, at: Lsn) -> io::Result<Op
         return Ok(None);
     }
     let mut bytes = vec![0; len];
-    let whole = read_full(file, offset + HEADER, &mut bytes)? == len;
+    let whole = read_full(file, offset + HEADER as u64, &mut bytes)? == len;
     Ok((whole && checksum_of(at, &bytes) == u32::from_le_bytes(checksum)).then_some(bytes))
 }
 
