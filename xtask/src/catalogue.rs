@@ -73,6 +73,12 @@ const ENTRIES: &[Entry] = &[
     },
     Entry {
         kind: Kind::Campaign,
+        name: "sizes",
+        says: "backs up an instance of 10 GiB and holds footers, page hashes and maps against the document",
+        run: servers::sizes,
+    },
+    Entry {
+        kind: Kind::Campaign,
         name: "planted",
         says: "switches each hazard's rule off and wants its test red",
         run: planted::campaign,

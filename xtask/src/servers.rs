@@ -34,6 +34,11 @@ const TOO_EARLY: Plant = Plant {
     defect: "what was received is reported as stored",
 };
 
+/// Measures what a backup takes besides its pages.
+pub(crate) fn sizes() -> Outcome {
+    longer("asof-engine", "sizes", &[("ASOF_SIZES_MIB", "7500")])
+}
+
 const NO_DIRECTORY_SYNC: Plant = Plant {
     id: "f2",
     package: "asof-sim",
