@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use asof_testkit::{Options, Server};
 
-use support::{Desk, json, protected};
+use support::{Desk, json, protected, with_server};
 
 #[test]
 fn rights_are_printed_before_an_instance_is_added() {
@@ -142,4 +142,17 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn an_extension_of_any_database_that_is_not_installed_is_said_before_anything_is_read() {
+    let (desk, server) = with_server();
+    server.psql("create database other");
+    server.psql_in("other", "update pg_extension set extname = 'from_elsewhere' where extname = 'plpgsql'");
+    desk.done("backup create prod --name first");
+    let said = desk.asof("restore --latest --as copy --dry-run");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("extension from_elsewhere is not installed here"), "{said:?}");
+    assert!(!desk.path("instances").exists());
+    desk.refused("restore --latest --as copy --dry-run --bindir /nowhere", 3, &["/nowhere"]);
 }

@@ -445,6 +445,12 @@ impl Attempt<'_> {
     async fn details(&self, session: &mut Session, listing: &Listing, stopped: &Stopped) -> Result<Details> {
         let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
         let tablespaces = listing.tablespaces.iter();
+        let (extensions, unasked) = session.extensions(self.server).await?;
+        if !unasked.is_empty() {
+            let databases = unasked.join(", ");
+            self.observer
+                .event(Event::Note(format!("which extensions these databases use is not recorded: {databases}")));
+        }
         Ok(Details {
             major: self.contact.major.number(),
             version: self.contact.version.clone(),
@@ -458,7 +464,7 @@ impl Attempt<'_> {
                 .map(|space| TablespaceRecord { oid: space.oid, location: space.location.as_ref().map(text) })
                 .collect(),
             settings: session.settings().await?,
-            extensions: session.extensions().await?,
+            extensions,
             platform: session.platform().await?,
             role: session.role().await?,
             data_directory: self.contact.data_directory.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use asof_engine::restore::{self, Existing, NewInstance, Plan, RestoreRequest, WriteOptions};
+use asof_engine::restore::{self, Existing, NewInstance, Plan, Prepared, RestoreRequest, WriteOptions};
 use asof_engine::runtime::{Override, ServerUser};
 use asof_engine::target::{Landmark, Target, Wanted};
 use asof_engine::time;
@@ -46,6 +46,10 @@ pub(crate) async fn run(context: &Context, args: Restore) -> Result<()> {
         let place = plan.destination.display();
         anstream::eprintln!("--delta makes {place} equal to the backup and removes whatever else lies in it");
     }
+    let prepared = match &args.as_instance {
+        Some(name) => Some(prepared(&instance, &plan, &args, name, &directory).await?),
+        None => None,
+    };
     if args.dry_run {
         return Ok(());
     }
@@ -55,8 +59,8 @@ pub(crate) async fn run(context: &Context, args: Restore) -> Result<()> {
             return Err(Failure::refused("nothing was changed", "type the name of the directory, or give --yes"));
         }
     }
-    match &args.as_instance {
-        Some(name) => into_instance(context, &loaded, &instance, &plan, &args, name, directory).await?,
+    match prepared {
+        Some(prepared) => into_instance(context, &loaded, &instance, &plan, &args, prepared).await?,
         None => into_directory(context, &instance, &plan, &args).await?,
     }
     if !args.json {
@@ -100,18 +104,17 @@ fn target(args: &TargetArgs) -> Result<Target> {
     })
 }
 
-async fn into_instance(
-    context: &Context,
-    loaded: &Loaded,
+/// The instance that is wanted, and what it needs of this machine: all of it is found before anything is read.
+async fn prepared(
     instance: &Instance,
     plan: &Plan,
     args: &Restore,
     name: &str,
-    directory: PathBuf,
-) -> Result<()> {
+    directory: &Path,
+) -> Result<(NewInstance, Prepared)> {
     let new = NewInstance {
         name: name.to_owned(),
-        directory: directory.clone(),
+        directory: directory.to_owned(),
         port: args.port,
         user: args.user.clone(),
         bindir: args.bindir.clone().or_else(|| instance.bindir()),
@@ -128,6 +131,18 @@ async fn into_instance(
     for extension in &prepared.missing {
         anstream::eprintln!("warning: extension {extension} is not installed here: what uses it will fail");
     }
+    Ok((new, prepared))
+}
+
+async fn into_instance(
+    context: &Context,
+    loaded: &Loaded,
+    instance: &Instance,
+    plan: &Plan,
+    args: &Restore,
+    (new, prepared): (NewInstance, Prepared),
+) -> Result<()> {
+    let (name, directory) = (new.name.clone(), new.directory.clone());
     make_reachable(&directory, &prepared.user)?;
     let mut repository = context.repository(loaded).await?;
     let bar = context.bar();
@@ -141,7 +156,7 @@ async fn into_instance(
     }
     let restored = restored?;
     let fields = [("run_directory", directory.join("run").display().to_string())];
-    config::set_instance(&loaded.path, name, Some(&fields))?;
+    config::set_instance(&loaded.path, &name, Some(&fields))?;
     let made = &restored.running.instance;
     if args.json {
         show::json(&json!({

@@ -50,7 +50,7 @@ pub struct Details {
     pub tablespaces: Vec<TablespaceRecord>,
     /// Settings that were not at their default.
     pub settings: BTreeMap<String, String>,
-    /// Extensions per database: a restored instance needs their libraries.
+    /// Extensions of all databases: a restored instance needs their libraries.
     pub extensions: BTreeMap<String, String>,
     /// Operating system and C library as the server was built for; sort orders depend on them.
     pub platform: String,

@@ -14,7 +14,7 @@ use asof_postgres::version::Major;
 use asof_world::Timestamp;
 
 use crate::error::{Error, Result};
-use crate::server::Contact;
+use crate::server::{Contact, Server};
 use crate::wal::feed::Feed;
 
 /// The connection of one backup.
@@ -106,20 +106,25 @@ impl Session {
     pub(super) async fn settings(&mut self) -> Result<BTreeMap<String, String>> {
         let sql =
             "SELECT name, setting FROM pg_settings WHERE source NOT IN ('default', 'session', 'client', 'override')";
-        self.pairs(sql).await
+        pairs(&mut self.connection, sql).await
     }
 
-    /// Extensions of the database that we are connected to.
-    pub(super) async fn extensions(&mut self) -> Result<BTreeMap<String, String>> {
-        self.pairs("SELECT extname, extversion FROM pg_extension").await
-    }
-
-    async fn pairs(&mut self, sql: &str) -> Result<BTreeMap<String, String>> {
-        let rows = self.connection.query(sql).await?;
-        let pair = |row: &asof_postgres::client::Row| -> Result<(String, String)> {
-            Ok((row.required(0)?.to_owned(), row.required(1)?.to_owned()))
-        };
-        rows.iter().map(pair).collect()
+    /// Extensions of all databases, and the databases that could not be asked.
+    pub(super) async fn extensions(&mut self, server: &Server) -> Result<(BTreeMap<String, String>, Vec<String>)> {
+        let sql = "SELECT datname, datname = current_database() FROM pg_database WHERE datallowconn ORDER BY 1";
+        let (mut extensions, mut unasked) = (BTreeMap::new(), Vec::new());
+        for (database, ours) in pairs(&mut self.connection, sql).await? {
+            let asked = if ours == "t" {
+                pairs(&mut self.connection, EXTENSIONS).await
+            } else {
+                extensions_of(server, &database).await
+            };
+            match asked {
+                Ok(found) => extensions.extend(found),
+                Err(_) => unasked.push(database),
+            }
+        }
+        Ok((extensions, unasked))
     }
 
     pub(super) async fn platform(&mut self) -> Result<String> {
@@ -133,4 +138,23 @@ impl Session {
     pub(super) async fn close(self) {
         self.connection.close().await;
     }
+}
+
+const EXTENSIONS: &str = "SELECT extname, extversion FROM pg_extension";
+
+async fn extensions_of(server: &Server, database: &str) -> Result<BTreeMap<String, String>> {
+    let mut server = server.clone();
+    server.config.dbname = database.to_owned();
+    let mut connection = server.connect().await?;
+    let extensions = pairs(&mut connection, EXTENSIONS).await;
+    connection.close().await;
+    extensions
+}
+
+async fn pairs(connection: &mut Connection, sql: &str) -> Result<BTreeMap<String, String>> {
+    let rows = connection.query(sql).await?;
+    let pair = |row: &asof_postgres::client::Row| -> Result<(String, String)> {
+        Ok((row.required(0)?.to_owned(), row.required(1)?.to_owned()))
+    };
+    rows.iter().map(pair).collect()
 }
