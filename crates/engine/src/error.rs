@@ -48,6 +48,12 @@ pub enum Error {
         /// The file of the segment, relative to the data directory.
         path: String,
     },
+    /// Not now; by itself it will become possible.
+    #[error("{what}")]
+    NotYet {
+        /// What is waited for.
+        what: String,
+    },
     /// A program of PostgreSQL or a server of ours failed.
     #[error("{what}")]
     Program {

@@ -12,7 +12,7 @@ use asof_repository::lineage::WalEvent;
 use asof_testkit::{Options, Server, majors};
 use asof_world::Timestamp;
 
-use support::{Protected, Receiver, chain, copy_of, flushed, follow, lsn, standby};
+use support::{Protected, Receiver, chain, copy_of, flushed, follow, lsn, standby, until};
 
 const PACE: Pace = Pace::Every(Duration::from_millis(30));
 
@@ -312,6 +312,36 @@ async fn hz_c11_a_gap_across_a_failover_is_recorded_on_each_timeline() {
         assert_eq!(rows(&restored), rows(&production.server));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_on_a_standby_waits_until_that_has_what_is_stored() {
+    for major in majors() {
+        let production = production(major, &small(&[])).await;
+        let standby = standby(&production).await;
+        production.backup("first").await;
+        let upstream = standby.psql("show primary_conninfo");
+        let follow_from = |upstream: &str| {
+            standby.psql(&format!("alter system set primary_conninfo = '{}'", upstream.replace('\'', "''")));
+            standby.psql("select pg_reload_conf()");
+        };
+        follow_from("host=127.0.0.1 port=1");
+        until(&production.world, "a standby that is cut off", || standby.psql(WALRECEIVER) == "0").await;
+        let receiver = production.receiver(PACE);
+        insert(&production.server, 1);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        let receiver = Receiver::start(production.settings(&standby, PACE));
+        until(&production.world, "the word about the standby", || receiver.said("the standby stands at")).await;
+        follow_from(&upstream);
+        insert(&production.server, 2);
+        receiver.catch_up(&production.server).await;
+        receiver.stop().await;
+        let restored = production.restored(&production.wanted(Target::Latest, true)).await;
+        assert_eq!(rows(&restored), up_to(2));
+    }
+}
+
+const WALRECEIVER: &str = "select count(*) from pg_stat_wal_receiver where status = 'streaming'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switchover_that_loses_nothing_is_followed_without_a_tail() {

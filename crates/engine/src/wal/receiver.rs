@@ -243,7 +243,7 @@ pub(super) fn is_transient(error: &Error) -> bool {
                 || matches!(error.sqlstate(), Some("55006" | "57P01" | "57P02" | "57P03"))
         }
         Error::Repository(error) => error.is_transient(),
-        Error::Files { .. } => true,
+        Error::Files { .. } | Error::NotYet { .. } => true,
         _ => false,
     }
 }
@@ -264,7 +264,7 @@ async fn receive_once(
         let what = format!("the server has system identifier {}, not that of the instance", identity.system_id);
         return Err(Error::refused(what, "register it under a name of its own with `asof instance add`"));
     }
-    let kept = ensure_slot(settings, &mut feed).await?;
+    let (kept, in_recovery) = ensure_slot(settings, &mut feed).await?;
     let history = stream::history_of(settings, &mut feed, identity.timeline).await?;
     let mut decision = begin(known.stored, &identity, &history, kept);
     if known.journal.is_none() && !matches!(decision, Begin::Continue(_)) {
@@ -275,6 +275,9 @@ async fn receive_once(
             return Ok(());
         }
         decision = begin(known.stored, &identity, &history, kept);
+    }
+    if let (Begin::RolledBack { stored, timeline, server }, true) = (&decision, in_recovery) {
+        return Err(lagging(stored, *timeline, *server));
     }
     let lost = match &decision {
         Begin::Tail { stored, fork, .. } => {
@@ -306,6 +309,15 @@ async fn receive_once(
         }
         settled => settled,
     }
+}
+
+/// A standby that stands behind what is stored has not received it yet, and will.
+fn lagging(stored: &StoredEnd, timeline: Timeline, server: Lsn) -> Error {
+    let StoredEnd { timeline: newest, end } = stored;
+    let what = format!(
+        "the standby stands at {server} on timeline {timeline}, behind {end} on timeline {newest}, which is stored"
+    );
+    Error::NotYet { what }
 }
 
 /// What is known before a stream begins.
@@ -369,11 +381,7 @@ async fn bridge(
         journal.append(epoch, entry).await?;
     }
     observer.event(Event::Warning(format!("WAL {from} .. {to} is lost; make a new backup to protect what follows")));
-    Err(Error::Repository(asof_repository::Error::Unavailable {
-        operation: "continue",
-        object: format!("WAL from {from}"),
-        source: "the gap is recorded; the stream goes on behind it".into(),
-    }))
+    Err(Error::NotYet { what: format!("the gap behind {from} is recorded, and the stream goes on behind it") })
 }
 
 /// The parts of a hole that lie on each timeline of the server's history.
@@ -415,9 +423,10 @@ fn act_on(decision: &Begin, commits: Option<u64>) -> Result<(Timeline, Lsn, Opti
     }
 }
 
-/// Makes the slot if it is not there and returns from where on it keeps WAL.
-async fn ensure_slot(settings: &StreamSettings, feed: &mut Feed) -> Result<Lsn> {
+/// Makes the slot if it is not there. Returns from where on it keeps WAL, and whether the server is a standby.
+async fn ensure_slot(settings: &StreamSettings, feed: &mut Feed) -> Result<(Lsn, bool)> {
     let mut sql = settings.server.connect().await?;
+    let in_recovery = sql.query_one("SELECT pg_is_in_recovery()").await?.required(0)? == "t";
     let found = sql.slot_by_sql(&settings.slot).await?;
     let lost = found.as_ref().is_some_and(|slot| slot.wal_status.as_deref() == Some("lost"));
     if lost {
@@ -431,10 +440,11 @@ async fn ensure_slot(settings: &StreamSettings, feed: &mut Feed) -> Result<Lsn> 
     let position: Option<Lsn> = view.and_then(|view| view.restart_lsn);
     let kept = match position {
         Some(kept) => kept,
+        None if in_recovery => sql.query_one("SELECT pg_last_wal_replay_lsn()").await?.parse_required(0)?,
         None => sql.query_one("SELECT pg_current_wal_flush_lsn()").await?.parse_required(0)?,
     };
     sql.close().await;
-    Ok(settings.constants.segment_size.floor(kept))
+    Ok((settings.constants.segment_size.floor(kept), in_recovery))
 }
 
 async fn run_stream(
