@@ -6,7 +6,7 @@
 //! 4. the files are copied, `pg_control` last;
 //! 5. `pg_backup_stop` on the same connection;
 //! 6. the repository holds all WAL from start to stop, which says what becomes of pages that were torn (`torn`);
-//! 7. the map is stored;
+//! 7. the map, of which most was sealed meanwhile, is stored;
 //! 8. the commit entry is written: from here on there is a backup.
 //!
 //! Whatever fails before the last step leaves an aborted attempt and no backup.
@@ -20,7 +20,7 @@ mod session;
 mod torn;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use futures::future::{Either, select};
@@ -28,11 +28,11 @@ use futures::future::{Either, select};
 use asof_postgres::client::Connection;
 use asof_postgres::control::ControlFile;
 use asof_postgres::lsn::Lsn;
-use asof_postgres::names;
 use asof_repository::codec::Encoder;
+use asof_repository::crypto::Digest;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Sizes, StoredPack};
-use asof_repository::map::{MapFile, MapPack, Place, Run, StoredMap, read_map, write_map};
+use asof_repository::map::{CopiedFile, MapFile, MapPack, Place, Run, StoredMap, open_map};
 use asof_repository::names::PackId;
 use asof_repository::object;
 use asof_repository::pack::PackWriter;
@@ -122,12 +122,12 @@ pub async fn create(
     server::check_facts(&request.instance, &journal.state().facts, &server::facts(&control))?;
     refuse_taken_name(&journal, &request.name)?;
     refuse_torn_pages(&contact, &control)?;
-    let (parent, known) = known_pages(shelf, &journal, request, &control).await?;
+    let (parent, compared) = comparison(shelf, &journal, request, &control).await?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
     let packs = Arc::new(StoredPacks::default());
     let mut run =
-        Attempt { shelf, server, reader, request, observer, contact, control, attempt, known, packs: packs.clone() };
+        Attempt { shelf, server, reader, request, observer, contact, control, attempt, compared, packs: packs.clone() };
     let result = {
         // While the attempt runs, what it stored is recorded: whatever ends it, the packs can be used by the next one.
         let making = Box::pin(run.make(connection));
@@ -177,19 +177,26 @@ async fn abort(journal: &mut Journal<Lineage>, attempt: Id, packs: Vec<StoredPac
     let _ = journal.append(epoch, Entry::AttemptAborted { attempt, reason: error.to_string() }).await;
 }
 
+/// What pages are compared with.
+#[derive(Clone, Default)]
+struct Compared {
+    known: Option<Arc<KnownPages>>,
+    parent: Option<Arc<StoredMap>>,
+}
+
 /// What pages may be compared with: the newest backup and the broken attempts. Returns the name of that backup.
-async fn known_pages(
+async fn comparison(
     shelf: &Shelf,
     journal: &Journal<Lineage>,
     request: &BackupRequest,
     control: &ControlFile,
-) -> Result<(Option<String>, Option<Arc<KnownPages>>)> {
+) -> Result<(Option<String>, Compared)> {
     if request.full_read {
-        return Ok((None, None));
+        return Ok((None, Compared::default()));
     }
     let (name, map) = parent_of(shelf, journal, control).await?.unzip();
-    let known = KnownPages::gather(shelf, map, journal.state()).await?;
-    Ok((name, Some(Arc::new(known))))
+    let known = KnownPages::gather(shelf, journal.state()).await?;
+    Ok((name, Compared { known: Some(Arc::new(known)), parent: map.map(Arc::new) }))
 }
 
 /// A page that was torn while it was copied is mended by its full image in WAL. A primary writes such images while it is
@@ -227,8 +234,8 @@ async fn parent_of(
 ) -> Result<Option<(String, StoredMap)>> {
     let Some(BackupState { backup, .. }) = journal.state().existing().pop() else { return Ok(None) };
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
-    let map = read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await?;
-    let same_pages = map.map.page_size == control.block_size.bytes();
+    let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await?;
+    let same_pages = map.page_size() == control.block_size.bytes();
     Ok(same_pages.then(|| (backup.name.clone(), map)))
 }
 
@@ -258,7 +265,7 @@ struct Attempt<'a> {
     contact: Contact,
     control: ControlFile,
     attempt: Id,
-    known: Option<Arc<KnownPages>>,
+    compared: Compared,
     packs: Arc<StoredPacks>,
 }
 
@@ -283,10 +290,10 @@ impl Attempt<'_> {
         };
         self.observer.event(Event::Phase(phase));
         let mut started = session.start(&format!("asof {}", self.request.name), self.request.fast).await?;
-        let listing = self.reader.source.list().await?.without_unlogged();
+        let listing = Arc::new(self.reader.source.list().await?.without_unlogged());
         let mut copied = self.copy(&listing).await?;
-        self.check_databases(&copied).await?;
-        let control = self.copy_control(&mut copied).await?;
+        self.check_databases(&listing, &copied).await?;
+        let control = self.copy_control(&listing, &mut copied).await?;
         self.observer.event(Event::Phase("waiting for WAL"));
         if planted("a2") || planted("a12") {
             session = Session::new(self.server.connect().await?, &self.contact);
@@ -301,10 +308,10 @@ impl Attempt<'_> {
         let constants = WalConstants::of(&self.control);
         torn::settle(self.shelf, &constants, timeline, wal, &mut copied, self.observer.as_ref()).await?;
         self.observer.event(Event::Phase("storing the map"));
-        copied.map.directories = listing.directories;
         let tainted = torn::taints(&copied);
-        let map = self.store_map(&copied).await?;
-        Ok((self.backup(&started, &stopped, &copied, map, tainted, &details), copied.vanished.len() as u64))
+        let vanished = copied.vanished.len() as u64;
+        let (sizes, map) = self.store_map(copied).await?;
+        Ok((self.backup(&started, &stopped, sizes, map, tainted, &details), vanished))
     }
 
     /// Slot first, then the stream, before the backup is started: no WAL can be missed (rule 15).
@@ -335,7 +342,7 @@ impl Attempt<'_> {
         Ok(progress)
     }
 
-    async fn copy(&mut self, listing: &Listing) -> Result<Copied> {
+    async fn copy(&mut self, listing: &Arc<Listing>) -> Result<Copied> {
         self.observer.event(Event::Phase("copying"));
         self.observer.event(Event::Expect(listing.files.iter().map(|file| file.len).sum()));
         let shelf = self.shelf;
@@ -351,22 +358,28 @@ impl Attempt<'_> {
             level: LEVEL,
             rate: self.request.rate,
             jobs: self.request.jobs,
-            known: self.known.clone(),
+            known: self.compared.known.clone(),
+            parent: self.compared.parent.clone(),
             observer: self.observer.clone(),
         };
-        copy::copy(settings, self.reader.source.clone(), listing.files.clone(), self.packs.clone()).await
+        copy::copy(settings, self.reader.source.clone(), listing.clone(), self.packs.clone()).await
     }
 
     /// A database that came into being while its directory was listed may lack the two files without which nobody connects
     /// to it. They are there by now, unless it was dropped again (hazard A6).
-    async fn check_databases(&self, copied: &Copied) -> Result<()> {
-        let relations =
-            copied.map.files.iter().filter(|file| names::classify(&file.path, self.control.major).relation.is_some());
+    async fn check_databases(&self, listing: &Listing, copied: &Copied) -> Result<()> {
+        let vanished: BTreeSet<&[u8]> = copied.vanished.iter().map(Vec::as_slice).collect();
+        let is_copied = |path: &[u8]| {
+            let listed = listing.files.binary_search_by(|file| file.path.as_slice().cmp(path)).is_ok();
+            listed && !vanished.contains(path)
+        };
+        let copied = listing.files.iter().filter(|file| !vanished.contains(file.path.as_slice()));
+        let relations = copied.filter(|file| file.relation.is_some());
         let directories: BTreeSet<&[u8]> = relations.filter_map(|file| parent_directory(&file.path)).collect();
         for directory in directories.into_iter().filter(|directory| *directory != b"global") {
             for name in [b"/PG_VERSION".as_slice(), b"/pg_filenode.map"] {
                 let path = [directory, name].concat();
-                let lacks = copied.map.file(&path).is_none() && !planted("a6");
+                let lacks = !is_copied(&path) && !planted("a6");
                 // Where a database has only tables, in another tablespace than its own, neither file is there.
                 if lacks && self.reader.source.open(&path).await?.is_some() {
                     let what = format!("{} was made while its directory was listed", copy::text(&path));
@@ -378,30 +391,27 @@ impl Attempt<'_> {
     }
 
     /// `pg_control`, read after every other file, in a pack of its own.
-    async fn copy_control(&self, copied: &mut Copied) -> Result<ControlFile> {
+    async fn copy_control(&self, listing: &Listing, copied: &mut Copied) -> Result<ControlFile> {
         let (bytes, control) = server::read_control(&self.shelf.world, self.reader.source.as_ref()).await?;
         let Shelf { world, store, keyring, lineage, .. } = self.shelf;
-        let first_new = copied.map.packs.iter().filter(|pack| pack.id.attempt == self.attempt).count();
-        let number = u32::try_from(first_new).expect("packs are numbered with 32 bits");
+        let number = copied.packs;
         let id = PackId { lineage: *lineage, attempt: self.attempt, number };
         let (mut pack, mut encoder) = (PackWriter::new(world, keyring, id), Encoder::new(LEVEL));
         let hasher = keyring.page_hasher(*lineage);
-        let pack_number = u32::try_from(copied.map.packs.len()).expect("packs are numbered with 32 bits");
         let mut file = MapFile { path: CONTROL_FILE.to_vec(), len: bytes.len() as u64, runs: Vec::new() };
         let page_size = self.control.block_size.bytes() as usize;
         for (block, page) in (0u32..).zip(bytes.chunks(page_size)) {
             let position = pack.next_frame() * asof_repository::pack::PAGES_PER_FRAME;
             pack.frame(CONTROL_FILE, &[block], &[hasher.hash(block, page)], page, &mut encoder);
-            file.push(Run { pages: 1, place: Place::Pack { pack: pack_number, position }, torn: false });
+            file.push(Run { pages: 1, place: Place::Pack { pack: 0, position }, torn: false });
         }
         let finished = pack.finish(keyring, &mut encoder);
         object::create(store.as_ref(), &finished.object).await?;
         let (len, reference) = (finished.object.len, finished.object.reference);
         self.packs.stored(StoredPack { number, len, digest: reference.digest });
         let frames = (0u32..).zip(finished.index.frames.iter().map(|frame| frame.section)).collect();
-        copied.map.packs.push(MapPack { id, len, reference, frames });
-        copied.map.files.push(file);
-        copied.map.files.sort_by(|a, b| a.path.cmp(&b.path));
+        let packs = vec![Arc::new(OnceLock::from(MapPack { id, len, reference, frames }))];
+        copied.map.add(copy::control_number(listing), Some(CopiedFile { file, part: None, packs }));
         copied.stored += len;
         copied.read += bytes.len() as u64;
         Ok(control)
@@ -471,24 +481,25 @@ impl Attempt<'_> {
         })
     }
 
-    async fn store_map(&self, copied: &Copied) -> Result<object::Finished> {
-        let Shelf { world, store, keyring, lineage, .. } = self.shelf;
-        let parent = self.known.as_ref().and_then(|known| known.parent());
-        let finished = write_map(world, keyring, *lineage, self.attempt, &copied.map, parent);
-        object::create(store.as_ref(), &finished).await?;
-        Ok(finished)
+    /// Ends the map and stores it. Returns what was copied, and what the commit entry records of the map.
+    async fn store_map(&self, copied: Copied) -> Result<(Sizes, Digest)> {
+        let (files, total) = copied.map.totals();
+        let finished = self.shelf.world.compute(move || copied.map.finish()).await;
+        object::create(self.shelf.store.as_ref(), &finished).await?;
+        let Copied { read, changed, stored, shared, .. } = copied;
+        let sizes = Sizes { total, read, changed, stored: stored + finished.len, shared, files };
+        Ok((sizes, finished.reference.digest))
     }
 
     fn backup(
         &self,
         started: &Started,
         stopped: &Stopped,
-        copied: &Copied,
-        map: object::Finished,
+        sizes: Sizes,
+        map: Digest,
         tainted: Vec<String>,
         details: &Details,
     ) -> Backup {
-        let map_of = &copied.map;
         Backup {
             id: self.attempt,
             name: self.request.name.clone(),
@@ -498,15 +509,8 @@ impl Attempt<'_> {
             timeline: stopped.label.start_timeline.0,
             start: started.lsn.0,
             stop: stopped.lsn.0,
-            map: map.reference.digest,
-            sizes: Sizes {
-                total: map_of.files.iter().map(|file| file.len).sum(),
-                read: copied.read,
-                changed: copied.changed,
-                stored: copied.stored + map.len,
-                shared: copied.shared,
-                files: map_of.files.len() as u64,
-            },
+            map,
+            sizes,
             tainted,
             tags: self.request.tags.clone(),
             details: serde_json::to_value(details).expect("details can be written as JSON"),

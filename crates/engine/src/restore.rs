@@ -10,6 +10,7 @@ mod instance;
 mod pages;
 mod plan;
 mod settings;
+mod survey;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,7 @@ use asof_postgres::control;
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::names::segment_name;
 use asof_repository::lineage::Lineage;
-use asof_repository::map::{MapFile, PageMap, read_map};
+use asof_repository::map::{MapFile, PageMap, Parts, StoredMap, open_map};
 use asof_repository::wal::read_history;
 use asof_world::{FileKind, Owner, WriteMode, create_dir_durable, planted};
 
@@ -35,6 +36,7 @@ pub use plan::{Plan, RestoreRequest, find, plan, short_id};
 pub use settings::{RESTORE_WROTE, without_recovery};
 
 use pages::{PageWriter, confined, text};
+use survey::Survey;
 
 /// The file that says that a restore into this directory is not complete.
 pub const MARKER: &str = "asof-restore-incomplete";
@@ -79,8 +81,9 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
     observer.event(Event::Phase("reading the map"));
     keyring.require_data_secret("restore")?;
-    let stored = read_map(store.as_ref(), keyring, signers, *lineage, plan.backup.id, &plan.backup.map).await?;
-    let map = Arc::new(stored.map.clone());
+    let map = open_map(store.clone(), keyring, signers, *lineage, plan.backup.id, &plan.backup.map).await?;
+    let map = Arc::new(map);
+    let survey = Arc::new(Survey::of(&map).await?);
     let target = Target { shelf: shelf.clone(), root: plan.destination.clone(), owner: options.owner };
     let known = match options.existing {
         Existing::Refuse => {
@@ -88,13 +91,13 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
             None
         }
         Existing::Compare => {
-            target.take_over(plan, &map).await?;
-            Some(Arc::new(KnownPages::gather(shelf, Some(stored), &Lineage::default()).await?))
+            target.take_over(plan, &survey).await?;
+            Some(Arc::new(KnownPages::gather(shelf, &Lineage::default()).await?))
         }
     };
-    target.directories(&map).await?;
+    target.directories(&survey).await?;
     observer.event(Event::Phase("restoring"));
-    observer.event(Event::Expect(map.files.iter().map(|file| file.len).sum()));
+    observer.event(Event::Expect(survey.bytes));
     let mut written = write_files(&target, &map, known, options.jobs, &observer).await?;
     observer.event(Event::Phase("placing WAL"));
     written.segments = place_wal(&target, plan, options.jobs).await?;
@@ -102,7 +105,7 @@ pub async fn write(shelf: &Shelf, plan: &Plan, options: WriteOptions, observer: 
     if planted("e6") {
         target.control(&map).await?;
     }
-    target.settings(plan, &map).await?;
+    target.settings(plan, &map, &survey).await?;
     observer.event(Event::Phase("making it durable"));
     target.sync().await?;
     if !planted("e6") {
@@ -157,12 +160,12 @@ impl Target {
     }
 
     /// Makes an existing data directory ours: marker first, then nothing in it can start any more.
-    async fn take_over(&self, plan: &Plan, map: &Arc<PageMap>) -> Result<()> {
+    async fn take_over(&self, plan: &Plan, survey: &Arc<Survey>) -> Result<()> {
         if let Status::Running { pid, .. } = status(&self.shelf.world, &self.root).await? {
             let what = format!("a server runs on {} (process {pid})", self.root.display());
             return Err(Error::refused(what, "stop it first"));
         }
-        let (identifier, map) = (plan.constants.system_identifier, map.clone());
+        let (identifier, survey) = (plan.constants.system_identifier, survey.clone());
         self.blocking(move |target| {
             let files = target.shelf.world.files.as_ref();
             let marker = target.root.join(MARKER);
@@ -171,7 +174,7 @@ impl Target {
                 target.create(&marker, ABOUT_MARKER.as_bytes())?;
                 files.sync_dir(&target.root).map_err(Error::files("sync", &target.root))?;
             }
-            existing::clear(files, &target.root, &map)
+            existing::clear(files, &target.root, &survey)
         })
         .await
     }
@@ -200,14 +203,12 @@ impl Target {
         })
     }
 
-    /// Every directory, including those of files that the listing did not name: a file may be younger than the listing.
-    async fn directories(&self, map: &Arc<PageMap>) -> Result<()> {
-        let map = map.clone();
+    async fn directories(&self, survey: &Arc<Survey>) -> Result<()> {
+        let survey = survey.clone();
         self.blocking(move |target| {
-            let parents = map.files.iter().flat_map(|file| parents(&file.path));
             let fixed = [b"pg_wal".as_slice(), b"pg_wal/archive_status"];
-            let listed = map.directories.iter().map(Vec::as_slice);
-            let all: std::collections::BTreeSet<&[u8]> = listed.chain(parents).chain(fixed).collect();
+            let listed = survey.directories.iter().map(Vec::as_slice);
+            let all: std::collections::BTreeSet<&[u8]> = listed.chain(fixed).collect();
             for directory in all {
                 let path = target.place(directory)?;
                 match target.shelf.world.files.create_dir(&path, 0o700) {
@@ -232,15 +233,22 @@ impl Target {
         self.blocking(move |target| target.create(&path, &bytes)).await
     }
 
+    /// The content of a small file of the backup.
+    async fn stored_file(&self, map: &StoredMap, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let Some(part) = map.find(path).await?.map(Arc::new) else { return Ok(None) };
+        let file = part.file(path).expect("the part was found for it");
+        let mut pages = PageWriter::new(self.shelf.clone());
+        Ok(Some(pages.read(&part, file, limit).await?))
+    }
+
     /// `pg_control`, whose checkpoint nobody can start from.
-    async fn control(&self, map: &Arc<PageMap>) -> Result<()> {
-        let control = map.file(CONTROL_FILE).ok_or_else(|| {
+    async fn control(&self, map: &StoredMap) -> Result<()> {
+        let bytes = self.stored_file(map, CONTROL_FILE, 1 << 16).await?.ok_or_else(|| {
             Error::damaged(
                 "the backup has no pg_control",
                 "choose another backup, and look at the disk of the repository",
             )
         })?;
-        let bytes = PageWriter::new(self.shelf.clone(), map.clone()).read(control, 1 << 16).await?;
         let poisoned = control::with_poisoned_checkpoint(&bytes).map_err(|error| {
             Error::damaged(
                 format!("the backup's pg_control: {error}"),
@@ -252,14 +260,11 @@ impl Target {
 
     /// The settings that recovery needs and that keep the restored instance away from production, behind whatever
     /// `postgresql.auto.conf` says; and the configuration files that PostgreSQL needs, where the backup has none.
-    async fn settings(&self, plan: &Plan, map: &PageMap) -> Result<()> {
-        let auto = match map.file(b"postgresql.auto.conf") {
-            Some(file) => PageWriter::new(self.shelf.clone(), Arc::new(map.clone())).read(file, 1 << 20).await?,
-            None => Vec::new(),
-        };
+    async fn settings(&self, plan: &Plan, map: &StoredMap, survey: &Survey) -> Result<()> {
+        let auto = self.stored_file(map, b"postgresql.auto.conf", 1 << 20).await?.unwrap_or_default();
         self.small_file("postgresql.auto.conf", &settings::with_recovery(&auto, plan)).await?;
         self.small_file("recovery.signal", b"").await?;
-        for (name, content) in settings::missing_files(map) {
+        for (name, content) in settings::missing_files(survey) {
             self.small_file(name, content.as_bytes()).await?;
         }
         Ok(())
@@ -289,10 +294,6 @@ fn has_tablespaces(plan: &Plan) -> bool {
     !plan.details.tablespaces.is_empty()
 }
 
-fn parents(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
-}
-
 /// Files that the restore writes itself, and those that would make the server follow production.
 fn is_ours(path: &[u8]) -> bool {
     const NAMES: [&[u8]; 6] = [
@@ -306,18 +307,52 @@ fn is_ours(path: &[u8]) -> bool {
     path == CONTROL_FILE || NAMES.contains(&path) || path.starts_with(b"pg_replslot/")
 }
 
+/// The files that no job has taken yet, in order of path: only the part at hand is in memory.
+struct Queue {
+    parts: Parts,
+    /// The part, and how many of its files were taken.
+    current: Option<(Arc<PageMap>, usize)>,
+    failed: bool,
+}
+
+impl Queue {
+    /// The next file: its part, and which of its files it is. Nothing more when a job failed.
+    async fn take(&mut self) -> Result<Option<(Arc<PageMap>, usize)>> {
+        while !self.failed {
+            match &mut self.current {
+                Some((part, taken)) if *taken < part.files.len() => {
+                    *taken += 1;
+                    if !is_ours(&part.files[*taken - 1].path) {
+                        return Ok(Some((part.clone(), *taken - 1)));
+                    }
+                }
+                _ => match self.parts.next().await? {
+                    Some(part) => self.current = Some((part, 0)),
+                    None => return Ok(None),
+                },
+            }
+        }
+        Ok(None)
+    }
+}
+
 async fn write_files(
     target: &Target,
-    map: &Arc<PageMap>,
+    map: &Arc<StoredMap>,
     known: Option<Arc<KnownPages>>,
     jobs: usize,
     observer: &Arc<dyn Observer>,
 ) -> Result<Written> {
-    let wanted: Vec<usize> = (0..map.files.len()).filter(|at| !is_ours(&map.files[*at].path)).collect();
-    let queue = Arc::new(Mutex::new(wanted.into_iter()));
+    let queue = Arc::new(futures::lock::Mutex::new(Queue { parts: map.parts(0), current: None, failed: false }));
     let job = |_| {
-        let (target, map, queue, observer) = (target.clone(), map.clone(), queue.clone(), observer.clone());
-        target.shelf.world.clone().spawn(write_some(target, map, known.clone(), queue, observer))
+        let (target, known, queue, observer) = (target.clone(), known.clone(), queue.clone(), observer.clone());
+        target.shelf.world.clone().spawn(async move {
+            let written = write_some(target, known, &queue, observer).await;
+            if written.is_err() {
+                queue.lock().await.failed = true;
+            }
+            written
+        })
     };
     let running: Vec<_> = (0..jobs.max(1)).map(job).collect();
     let mut written = Written::default();
@@ -337,24 +372,17 @@ async fn write_files(
 
 async fn write_some(
     target: Target,
-    map: Arc<PageMap>,
     known: Option<Arc<KnownPages>>,
-    queue: Arc<Mutex<std::vec::IntoIter<usize>>>,
+    queue: &futures::lock::Mutex<Queue>,
     observer: Arc<dyn Observer>,
 ) -> Result<Written> {
-    let mut writer = PageWriter::new(target.shelf.clone(), map.clone());
+    let mut writer = PageWriter::new(target.shelf.clone());
     let mut written = Written::default();
     loop {
-        let next = queue.lock().expect("no holder panics").next();
-        let Some(at) = next else { return Ok(written) };
-        let file = &map.files[at];
-        match write_one(&target, &mut writer, file, known.as_deref(), &observer).await {
-            Ok(rewritten) => written.rewritten += rewritten,
-            Err(error) => {
-                *queue.lock().expect("no holder panics") = Vec::new().into_iter();
-                return Err(error);
-            }
-        }
+        let next = queue.lock().await.take().await?;
+        let Some((part, at)) = next else { return Ok(written) };
+        let file = &part.files[at];
+        written.rewritten += write_one(&target, &mut writer, &part, file, known.as_deref(), &observer).await?;
         written.files += 1;
         written.bytes += file.len;
     }
@@ -364,6 +392,7 @@ async fn write_some(
 async fn write_one(
     target: &Target,
     writer: &mut PageWriter,
+    part: &Arc<PageMap>,
     file: &MapFile,
     known: Option<&KnownPages>,
     observer: &Arc<dyn Observer>,
@@ -373,9 +402,9 @@ async fn write_one(
     let advance = move |bytes| observer.event(Event::Advance(bytes));
     let there = known.is_some() && target.has(&path).await?;
     let written = match known.filter(|_| there) {
-        Some(known) => writer.update(file, &path, known, &advance).await?,
+        Some(known) => writer.update(part, file, &path, known, &advance).await?,
         None => {
-            writer.write(file, path.clone(), 0o600, &advance).await?;
+            writer.write(part, file, path.clone(), &advance).await?;
             file.len
         }
     };

@@ -15,7 +15,6 @@ use asof_repository::error::{Error, Result};
 use asof_repository::journal::Journal;
 use asof_repository::keyring::Role;
 use asof_repository::lineage::{Entry, Lineage};
-use asof_repository::map::read_map;
 use asof_repository::names::{JournalOf, Name, PackId, WalPosition};
 use asof_repository::object::{self, Kind};
 use asof_repository::pack::read_pack_index;
@@ -96,9 +95,8 @@ impl Scene {
         Self { home, key, key_id, repository, lineage, backups, wal, history, entries }
     }
 
-    async fn map(repository: &Repository, lineage: Id, written: &Written) -> Result<asof_repository::map::StoredMap> {
-        let (store, keyring) = (repository.store.as_ref(), &repository.keyring);
-        read_map(store, keyring, repository.journal.signers(), lineage, written.attempt, &written.digest).await
+    async fn map(repository: &Repository, lineage: Id, written: &Written) -> Result<support::ReadMap> {
+        support::read_map(repository, lineage, written.attempt, &written.digest).await
     }
 
     async fn open(&self) -> Result<Repository> {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use asof_repository::codec::Encoder;
 use asof_repository::keyring::Role;
 use asof_repository::lineage::{Entry, Parent};
-use asof_repository::map::{MapFile, MapPack, PageMap, Place, Run, read_map, write_map};
+use asof_repository::map::{MapFile, PageMap, Place, Run, WAITING_FRAMES};
 use asof_repository::names::{JournalOf, Name, PackId, WalPosition};
 use asof_repository::object::{self, Kind, Section};
 use asof_repository::pack::{FrameEntry, PAGES_PER_FRAME, PackWriter, read_pack_index};
@@ -28,7 +28,8 @@ use asof_repository::wal::{
 use asof_world::{Id, World};
 use serde_json::{Value, json};
 
-use support::{Dice, Home, Tree, Written, backup_entry, page, read_tree, seeded_world, store_backup};
+use support::large::{Changed, Large, Made};
+use support::{Home, Tree, Written, backup_entry, page, read_map, read_tree, seeded_world, store_backup};
 
 const PASSPHRASE: &str = "correct horse battery staple";
 const PAGE: u32 = 8192;
@@ -140,9 +141,7 @@ async fn write_golden(directory: &Path) {
         [page(100, 18 * PAGE as usize), vec![0; 5 * PAGE as usize], page(101, 99)].concat(),
     );
     let first = store_backup(&repository, lineage, Id([1; 16]), (PAGE, 60), &tree, None).await;
-    let signers = repository.journal.signers();
-    let parent = read_map(store.as_ref(), &repository.keyring, signers, lineage, first.attempt, &first.digest).await;
-    let parent = parent.unwrap();
+    let parent = read_map(&repository, lineage, first.attempt, &first.digest).await.unwrap();
     let mut changed = tree.clone();
     changed.get_mut(b"base/5/1259".as_slice()).unwrap()[3] ^= 1;
     let second_backup =
@@ -245,7 +244,7 @@ async fn describe(world: &World, directory: &Path, key: &Key) -> Value {
     let mut packs = BTreeMap::new();
     for state in journal.state().existing() {
         let (id, digest) = (state.backup.id, &state.backup.map);
-        let stored = read_map(store, keyring, signers, lineage, id, digest).await.unwrap();
+        let stored = read_map(&repository, lineage, id, digest).await.unwrap();
         for pack in &stored.map.packs {
             let (index, opened) =
                 read_pack_index(store, keyring, signers, pack.id, &pack.reference.digest).await.unwrap();
@@ -440,61 +439,14 @@ async fn sizes() -> [f64; 3] {
     let pack = pack.finish(keyring, &mut Encoder::new(3));
     let footers = (pack.object.len - stored) as f64 / f64::from(frames) * FRAMES_PER_TIB;
 
-    let (files, reference) = (16u32, pack.object.reference);
-    let (mut dice, mut map) = (Dice(3), PageMap { page_size: PAGE, ..PageMap::default() });
-    for file in 0..files {
-        let (mut left, mut runs) = (8192u32, Vec::new());
-        while left > 0 {
-            let count = left.min(frames);
-            let number = u32::try_from(map.packs.len()).unwrap();
-            let mut offset = 8;
-            let sections = (0..count).map(|n| {
-                let stored_len = 35_000 + u32::try_from(dice.below(17_000)).unwrap();
-                let section = Section {
-                    offset,
-                    stored_len,
-                    plain_len: frame_len,
-                    codec: asof_repository::codec::Codec::Zstd,
-                    digest: [0; 16],
-                };
-                offset += u64::from(stored_len);
-                (n, section)
-            });
-            let sections = sections.collect();
-            map.packs.push(MapPack {
-                id: id(number),
-                len: offset + 300_000,
-                reference: proof(reference, number),
-                frames: sections,
-            });
-            runs.push(Run {
-                pages: count * PAGES_PER_FRAME,
-                place: Place::Pack { pack: number, position: 0 },
-                torn: false,
-            });
-            left -= count;
-        }
-        map.files.push(MapFile { path: format!("base/16384/{}", 20_000 + file).into_bytes(), len: 1 << 30, runs });
-    }
-    let first = write_map(&home.world, keyring, lineage, Id([3; 16]), &map, None);
-    object::create(repository.store.as_ref(), &first).await.unwrap();
-    let signers = repository.journal.signers();
-    let parent =
-        read_map(repository.store.as_ref(), keyring, signers, lineage, Id([3; 16]), &first.reference.digest).await;
-    let second = write_map(&home.world, keyring, lineage, Id([4; 16]), &map, Some(&parent.unwrap()));
-    let per_tib = 1024.0 / f64::from(files);
+    let files = 16;
+    let large = Large { repository: &repository, lineage, files, frames_in_pack: frames };
+    let first = large.first(Id([3; 16]));
+    let parent = large.stored(Id([3; 16]), &first).await;
+    let second = large.next(Id([4; 16]), &parent, Changed::Nothing).await;
+    let per_tib = 1024.0 / files as f64;
     let fixed = 420.0;
-    [footers, first.len as f64 * per_tib, (second.len as f64 - fixed) * per_tib + fixed]
-}
-
-/// Digests and sealed keys do not compress: different ones for every pack.
-fn proof(reference: object::Reference, number: u32) -> object::Reference {
-    let noise = page(u64::from(number), 600);
-    let mut proof = reference;
-    proof.digest.copy_from_slice(&noise[..32]);
-    proof.header_digest.copy_from_slice(&noise[32..64]);
-    proof.sealed_data_key.copy_from_slice(&noise[64..144]);
-    proof
+    [footers, first.map.len as f64 * per_tib, (second.map.len as f64 - fixed) * per_tib + fixed]
 }
 
 #[tokio::test]
@@ -514,4 +466,58 @@ async fn the_sizes_in_the_document_are_those_of_the_code() {
     check("footers of packs", "MiB", footers / MIB);
     check("map of a first backup", "MiB", map / MIB);
     check("map of an unchanged instance", "KiB", unchanged / 1024.0);
+}
+
+/// GiB of the two instances whose maps are held against each other.
+fn instances() -> [usize; 2] {
+    let asked = std::env::var("ASOF_GIB").ok();
+    asked.map_or([80, 200], |text| {
+        let (small, large) = text.split_once(',').unwrap();
+        [small.parse().unwrap(), large.parse().unwrap()]
+    })
+}
+
+/// A field of what Linux says about this process, in MiB.
+fn resident(field: &str) -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or(": 0 kB");
+    line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<f64>().unwrap() / 1024.0
+}
+
+/// What `work` needs at most beyond what was there before.
+async fn peak<T>(work: impl Future<Output = T>) -> (T, f64) {
+    let before = resident("VmRSS");
+    std::fs::write("/proc/self/clear_refs", "5").ok();
+    let done = work.await;
+    (done, resident("VmHWM") - before)
+}
+
+/// The makings of the first map and of the next, in which one page of every file has changed.
+async fn makings(files: usize) -> [Made; 2] {
+    let home = Home::seeded(5);
+    let (repository, _) = root::init(&home.world, home.store(), false).await.unwrap();
+    let large = Large { repository: &repository, lineage: Id([1; 16]), files, frames_in_pack: 750 };
+    let say = |what: &str, made: &Made, peak: f64| {
+        let map = made.map.len as f64 / MIB;
+        println!("{files} GiB, {what}: {peak:.0} MiB, of which the map {map:.1}; {} frames held", made.held_frames);
+    };
+    let (first, most) = peak(async { large.first(Id([3; 16])) }).await;
+    say("first map", &first, most);
+    let parent = large.stored(Id([3; 16]), &first).await;
+    let (second, most) = peak(large.next(Id([4; 16]), &parent, Changed::Little)).await;
+    say("next map", &second, most);
+    [first, second]
+}
+
+/// `ASOF_GIB=128,512 cargo test -p asof-repository --test format -- sizes_in_memory --nocapture` prints peaks of memory, for which no
+/// other test may run.
+#[tokio::test]
+async fn sizes_in_memory_do_not_grow_with_the_instance_but_for_the_sealed_map() {
+    let [small, large] = instances();
+    let [small, large] = [makings(small).await, makings(large).await];
+    for (small, large) in small.iter().zip(&large) {
+        assert!(large.map.len > 2 * small.map.len);
+        assert!(large.held_frames < small.held_frames + 4096, "{} after {}", large.held_frames, small.held_frames);
+        assert!(large.held_frames < WAITING_FRAMES + (64 << 13), "{}", large.held_frames);
+    }
 }

@@ -10,7 +10,7 @@ use asof_repository::journal::Journal;
 use asof_repository::lineage::{
     Backup, BackupKind, BackupState, Entry, Lineage, Outcome as AttemptOutcome, Sizes, StoredPack,
 };
-use asof_repository::map::{MapFile, MapPack, PageMap, Place, Run, StoredMap, frames_of, read_map, write_map};
+use asof_repository::map::{MapFile, MapPack, PageMap, Place, Run, StoredMap, frames_of, open_map, write_map};
 use asof_repository::names::{Name, PackId};
 use asof_repository::object::{self, DataSections};
 use asof_repository::pack::{PAGES_PER_FRAME, PackWriter, read_pack_index};
@@ -101,26 +101,27 @@ impl Attempt<'_> {
         journal.append(0, Entry::AttemptStarted { attempt }).await?;
         let parent = self.parent(journal).await?;
         let mut map = PageMap { page_size: PAGE_SIZE, directories: vec![b"base/1".to_vec()], ..PageMap::default() };
-        if let Some(parent) = &parent {
-            map.packs.clone_from(&parent.map.packs);
+        if let Some((_, parent)) = &parent {
+            map.packs.clone_from(&parent.packs);
         }
         for (file, pages) in FILES {
             let pack = PackId { lineage: self.registered.lineage, attempt, number: self.next_pack(&map, attempt) };
-            let made = self.file(&mut map, pack, parent.as_ref(), file, pages).await?;
+            let made = self.file(&mut map, pack, parent.as_ref().map(|(_, map)| map), file, pages).await?;
             map.files.push(made.file);
             if let Some(pack) = made.stored {
                 journal.append(0, Entry::Progress { attempt, packs: vec![pack] }).await?;
             }
         }
         let Registered { keyring, lineage, .. } = self.registered;
-        let object = write_map(&self.machine.world, keyring, *lineage, attempt, &map, parent.as_ref());
+        let parent = parent.as_ref().map(|(stored, _)| stored);
+        let object = write_map(&self.machine.world, keyring, *lineage, attempt, &map, parent);
         object::create(self.machine.store.as_ref(), &object).await?;
         let backup = self.backup(attempt, object.reference.digest);
         journal.append(0, Entry::BackupCommitted(Box::new(backup))).await?;
         Ok(attempt)
     }
 
-    async fn parent(&self, journal: &Journal<Lineage>) -> Outcome<Option<StoredMap>> {
+    async fn parent(&self, journal: &Journal<Lineage>) -> Outcome<Option<(StoredMap, PageMap)>> {
         match journal.state().existing().last() {
             None => Ok(None),
             Some(state) => Ok(Some(stored_map(self.machine, self.registered, state).await?)),
@@ -136,13 +137,13 @@ impl Attempt<'_> {
         &self,
         map: &mut PageMap,
         id: PackId,
-        parent: Option<&StoredMap>,
+        parent: Option<&PageMap>,
         path: &str,
         pages: u32,
     ) -> Outcome<MadeFile> {
         let keyring = &self.registered.keyring;
         let hasher = keyring.page_hasher(self.registered.lineage);
-        let before = parent.and_then(|parent| parent.map.file(path.as_bytes()));
+        let before = parent.and_then(|parent| parent.file(path.as_bytes()));
         let same =
             |block: u32| before.is_some() && page(self.number, path, block) == page(self.number - 1, path, block);
         let changed: Vec<u32> = (0..pages).filter(|block| !same(*block)).collect();
@@ -220,17 +221,19 @@ fn place_of(file: &MapFile, block: u32) -> Place {
 
 // ---- Checking --------------------------------------------------------------------------------------------------------
 
-async fn stored_map(machine: &Machine, registered: &Registered, state: &BackupState) -> Outcome<StoredMap> {
+async fn stored_map(machine: &Machine, registered: &Registered, state: &BackupState) -> Outcome<(StoredMap, PageMap)> {
     let Registered { keyring, signers, lineage } = registered;
     let Backup { id, map, .. } = &state.backup;
-    Ok(read_map(machine.store.as_ref(), keyring, signers, *lineage, *id, map).await?)
+    let stored = open_map(machine.store.clone(), keyring, signers, *lineage, *id, map).await?;
+    let whole = stored.whole().await?;
+    Ok((stored, whole))
 }
 
 /// Every page of a backup is what it was, read as a restore reads it and as a scan does.
 async fn check_backup(machine: &Machine, registered: &Registered, state: &BackupState) -> Outcome {
     let name = &state.backup.name;
     let number = BACKUPS.iter().position(|known| known == name).expect("only these are made");
-    let map = stored_map(machine, registered, state).await?.map;
+    let (_, map) = stored_map(machine, registered, state).await?;
     let paths: Vec<&[u8]> = map.files.iter().map(|file| file.path.as_slice()).collect();
     hold(paths == FILES.map(|(path, _)| path.as_bytes()), || format!("{name} has other files than the instance"))?;
     let frames = open_frames(machine, registered, &map).await?;

@@ -1,21 +1,28 @@
 //! Copies the files of a running instance into packs: several jobs, each with a pack of its own, in little memory.
 //!
+//! Files are copied in order of path, as the parent's map and the new one have them: of both, only the parts around what is
+//! being copied are in memory.
+//!
 //! A page whose checksum does not hold is read again, because the server may have been writing it. One that never becomes
 //! valid is stored as it is, marked, and reported; whether WAL repairs it is decided by [`super::torn`] when all WAL is there.
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
-//! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB. The map grows with the
-//! instance, by about 200 MiB for each TiB at its peak (docs/decisions/0012-frames-in-few-bytes.md).
+//! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB; and files whose part of
+//! the map waits for its pack: [`WAITING_FRAMES`]. What grows with the instance is the sealed map, by about 22 MiB for each TiB
+//! (docs/decisions/0013-maps-are-sealed-part-by-part.md).
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use asof_postgres::names::FileKind;
 use asof_repository::keyring::Keyring;
 use asof_repository::lineage::StoredPack;
-use asof_repository::map::{MapFile, MapPack, PageMap, Place, Run};
+use asof_repository::map::{
+    CopiedFile, MOST_FRAMES_OF_A_FILE, MapFile, MapPack, MapWriter, PageMap, Parts, PendingPack, Place, Run, StoredMap,
+    WAITING_FRAMES, frames_named,
+};
 use asof_repository::names::PackId;
 use asof_repository::object;
 use asof_repository::pack::PackWriter;
@@ -28,12 +35,10 @@ use super::run;
 use super::torn::TornPage;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
-use crate::source::{ListedFile, Source, SourceFile};
+use crate::source::{CONTROL_FILE, ListedFile, Listing, Source, SourceFile};
 
 /// How much of a file is read and handled at once.
 pub(super) const PIECE_LEN: usize = 1 << 20;
-/// A file that keeps a job busy for long.
-const LARGE: u64 = 64 << 20;
 /// How often a page with a wrong checksum is read again, …
 const REREADS: u32 = 20;
 /// … and how long to wait in between. A write of one page takes microseconds unless the disk is saturated.
@@ -57,13 +62,17 @@ pub(crate) struct CopySettings {
     pub(crate) rate: Option<u64>,
     pub(crate) jobs: usize,
     pub(crate) known: Option<Arc<KnownPages>>,
+    /// The map of the backup before.
+    pub(crate) parent: Option<Arc<StoredMap>>,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
 /// What a copy read and stored.
-#[derive(Default)]
 pub(crate) struct Copied {
-    pub(crate) map: PageMap,
+    /// The map, which has everything but `pg_control`.
+    pub(crate) map: MapWriter,
+    /// How many packs there are.
+    pub(crate) packs: u32,
     pub(crate) torn: Vec<TornPage>,
     pub(crate) vanished: Vec<Vec<u8>>,
     pub(crate) read: u64,
@@ -81,37 +90,44 @@ struct Copier {
     settings: CopySettings,
     source: Arc<dyn Source>,
     log: Arc<dyn PackLog>,
+    listing: Arc<Listing>,
     next_pack: AtomicU32,
-    queue: Mutex<std::vec::IntoIter<ListedFile>>,
+    queue: futures::lock::Mutex<Queue>,
+    failed: AtomicBool,
+    map: Mutex<Option<MapWriter>>,
     read: AtomicU64,
     began: Duration,
 }
 
-/// Marks, until all packs are known, the number of a pack of this attempt; other numbers are those of the parent's map.
-const OF_THIS_ATTEMPT: u32 = 1 << 31;
+/// The files that no job has taken yet, in order of path.
+struct Queue {
+    next: usize,
+    parent: Option<Parts>,
+}
 
 #[derive(Default)]
 struct JobResult {
-    files: Vec<MapFile>,
     changed_pages: u64,
     shared_pages: u64,
-    packs: Vec<(u32, MapPack)>,
+    packs: u32,
+    stored: u64,
     torn: Vec<TornPage>,
     vanished: Vec<Vec<u8>>,
 }
 
-/// Copies `files` and returns their map. The directories are left to the caller.
+/// Copies the files of `listing`, which are in order of path.
 pub(crate) async fn copy(
     settings: CopySettings,
     source: Arc<dyn Source>,
-    files: Vec<ListedFile>,
+    listing: Arc<Listing>,
     log: Arc<dyn PackLog>,
 ) -> Result<Copied> {
     let began = settings.world.monotonic();
     let (jobs, world) = (settings.jobs.max(1), settings.world.clone());
-    let queue = Mutex::new(large_first(files).into_iter());
-    let (next_pack, read) = (AtomicU32::new(0), AtomicU64::new(0));
-    let copier = Arc::new(Copier { settings, source, log, next_pack, queue, read, began });
+    let map = Mutex::new(Some(new_map(&settings, &listing)));
+    let queue = futures::lock::Mutex::new(Queue { next: 0, parent: settings.parent.as_ref().map(|map| map.parts(0)) });
+    let (next_pack, read, failed) = (AtomicU32::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let copier = Arc::new(Copier { settings, source, log, listing, next_pack, queue, failed, map, read, began });
     let running: Vec<_> = (0..jobs).map(|_| world.spawn(Job::run(copier.clone()))).collect();
     // Every job is awaited, also after a failure: nothing of the attempt goes on in the background.
     let mut results = Vec::new();
@@ -119,27 +135,42 @@ pub(crate) async fn copy(
         results.push(job.await);
     }
     let results = results.into_iter().collect::<Result<Vec<_>>>()?;
-    Ok(copier.assemble(results))
+    Ok(copier.copied(results))
 }
 
-/// Large files first, the largest before all, so that no job is left alone with one at the end; the others in order of path.
-fn large_first(mut files: Vec<ListedFile>) -> Vec<ListedFile> {
-    files.sort_by_key(|file| std::cmp::Reverse(if file.len < LARGE { 0 } else { file.len }));
-    files
+/// The map of these files and of `pg_control`, which is read by itself.
+fn new_map(settings: &CopySettings, listing: &Listing) -> MapWriter {
+    let CopySettings { world, keyring, lineage, attempt, page_size, parent, .. } = settings;
+    let page_size = u32::try_from(*page_size).expect("a page is short");
+    let mut paths: Vec<&[u8]> = listing.files.iter().map(|file| file.path.as_slice()).collect();
+    paths.insert(control_number(listing), CONTROL_FILE);
+    let parent = parent.as_deref();
+    MapWriter::new(world, keyring, (*lineage, *attempt), page_size, &listing.directories, paths.into_iter(), parent)
+}
+
+/// The number that `pg_control` has among all files in order of path.
+pub(crate) fn control_number(listing: &Listing) -> usize {
+    listing.files.partition_point(|file| file.path.as_slice() < CONTROL_FILE)
 }
 
 struct Job {
     copier: Arc<Copier>,
     filling: Option<Filling>,
-    upload: Option<Task<Result<(u32, MapPack)>>>,
+    upload: Option<Task<Result<u64>>>,
+    /// The pack being filled and those before that the file at hand may lie in, by number.
+    packs: BTreeMap<u32, PendingPack>,
+    /// Frames that the files name that were copied since the pack was begun.
+    waiting_frames: usize,
     result: JobResult,
 }
 
 impl Job {
     async fn run(copier: Arc<Copier>) -> Result<JobResult> {
-        let mut job = Self { copier, filling: None, upload: None, result: JobResult::default() };
+        let (packs, result) = (BTreeMap::new(), JobResult::default());
+        let mut job = Self { copier, filling: None, upload: None, packs, waiting_frames: 0, result };
         let copied = job.copy_all().await;
         if copied.is_err() {
+            job.copier.failed.store(true, Ordering::Relaxed);
             job.filling = None; // a file was left in the middle
         }
         // An upload that was started is awaited in any case.
@@ -148,39 +179,44 @@ impl Job {
     }
 
     async fn copy_all(&mut self) -> Result<()> {
-        loop {
-            let next = self.copier.queue.lock().expect("no holder panics").next();
-            let Some(listed) = next else { return Ok(()) };
-            match self.copier.source.open(&listed.path).await {
-                Ok(Some(file)) => self.copy_file(&listed, file.as_ref()).await?,
-                Ok(None) => self.result.vanished.push(listed.path),
-                Err(error) => {
-                    self.copier.give_up();
-                    return Err(error);
+        let copier = self.copier.clone();
+        while let Some((at, part)) = copier.take().await? {
+            let listed = &copier.listing.files[at];
+            let copied = match copier.source.open(&listed.path).await? {
+                Some(file) => Some(self.copy_file(listed, file.as_ref(), part).await?),
+                None => {
+                    self.result.vanished.push(listed.path.clone());
+                    None
                 }
-            }
-        }
-    }
-
-    async fn copy_file(&mut self, listed: &ListedFile, file: &dyn SourceFile) -> Result<()> {
-        let copied = self.copy_pages(listed, file).await;
-        match copied {
-            Ok(copied) => self.result.files.push(copied),
-            Err(error) => {
-                self.copier.give_up();
-                return Err(error);
+            };
+            self.waiting_frames += copied.as_ref().map_or(0, |copied| 1 + frames_named(&copied.file));
+            copier.hand_over(at, copied).await;
+            let being_filled = self.filling.as_ref().map(Filling::number);
+            self.packs.retain(|number, _| Some(*number) == being_filled);
+            if self.waiting_frames >= WAITING_FRAMES {
+                self.waiting_frames = 0;
+                if let Some(filling) = self.filling.take_if(|filling| !filling.is_empty()) {
+                    self.close(filling).await?;
+                }
             }
         }
         Ok(())
     }
 
-    async fn copy_pages(&mut self, listed: &ListedFile, file: &dyn SourceFile) -> Result<MapFile> {
+    /// `part` is the one of the parent's map that has this file.
+    async fn copy_file(
+        &mut self,
+        listed: &ListedFile,
+        file: &dyn SourceFile,
+        part: Option<Arc<PageMap>>,
+    ) -> Result<CopiedFile> {
         let copier = self.copier.clone();
         let page_size = copier.settings.page_size;
         let mut known = match &copier.settings.known {
-            Some(known) => Ahead { file: known.file(&listed.path).await?, ready: Vec::new() },
+            Some(known) => Ahead { file: known.file(&listed.path, part).await?, ready: Vec::new() },
             None => Ahead { file: None, ready: Vec::new() },
         };
+        let mut packs = Packs::of(known.file.as_ref());
         let mut copied = MapFile { path: listed.path.clone(), len: 0, runs: Vec::new() };
         // Blocks appended after the file was opened are created again by replay.
         while copied.len < file.len() {
@@ -198,7 +234,8 @@ impl Job {
             copied.len += step.len as u64;
             copier.pace(step.len as u64).await;
             for (page, place) in (first_page..).zip(step.places) {
-                copied.push(Run { pages: 1, place: self.count(place), torn: step.torn.contains(&page) });
+                let place = self.count(place, &mut packs);
+                copied.push(Run { pages: 1, place, torn: step.torn.contains(&page) });
             }
             if step.ended {
                 break;
@@ -207,7 +244,10 @@ impl Job {
         if let Some(filling) = &mut self.filling {
             filling.end_frame(&listed.path);
         }
-        Ok(copied)
+        if frames_named(&copied) > MOST_FRAMES_OF_A_FILE {
+            return Err(too_scattered(listed));
+        }
+        Ok(CopiedFile { file: copied, part: packs.part, packs: packs.others })
     }
 
     /// Handles many pieces in one go, where the file is on this host and nobody limits the rate; nothing if a page of the first
@@ -233,8 +273,8 @@ impl Job {
             known: known.first(wanted.div_ceil(settings.page_size)).await?.to_vec(),
             hasher: settings.keyring.page_hasher(settings.lineage),
         };
-        let filling = self.filling.take().unwrap_or_else(|| self.copier.new_filling());
-        let ran = settings.world.compute(move || run.go(filling)).await;
+        let filling = self.filling();
+        let ran = self.copier.settings.world.compute(move || run.go(filling)).await;
         let ran = ran.map_err(Error::files("read", text(&listed.path)))?;
         self.keep(ran.filling).await?;
         Ok(Step { len: ran.len, places: ran.places, torn: Vec::new(), ended: ran.ended })
@@ -320,7 +360,7 @@ impl Job {
     }
 
     async fn absorb(&mut self, piece: Piece) -> Result<Vec<PagePlace>> {
-        let mut filling = self.filling.take().unwrap_or_else(|| self.copier.new_filling());
+        let mut filling = self.filling();
         let settings = &self.copier.settings;
         let (hasher, page_size) = (settings.keyring.page_hasher(settings.lineage), settings.page_size);
         let work = move || {
@@ -332,6 +372,16 @@ impl Job {
         Ok(places)
     }
 
+    /// The pack that is being filled, or another one.
+    fn filling(&mut self) -> Filling {
+        self.filling.take().unwrap_or_else(|| {
+            self.waiting_frames = 0;
+            let filling = self.copier.new_filling();
+            self.packs.insert(filling.number(), PendingPack::default());
+            filling
+        })
+    }
+
     /// Goes on with a pack, or closes it.
     async fn keep(&mut self, filling: Filling) -> Result<()> {
         if filling.is_full() {
@@ -341,7 +391,7 @@ impl Job {
         Ok(())
     }
 
-    fn count(&mut self, place: PagePlace) -> Place {
+    fn count(&mut self, place: PagePlace, packs: &mut Packs) -> Place {
         match place {
             PagePlace::Zero => Place::Zero,
             PagePlace::Shared(place) => {
@@ -350,7 +400,7 @@ impl Job {
             }
             PagePlace::New { pack, position } => {
                 self.result.changed_pages += 1;
-                Place::Pack { pack: OF_THIS_ATTEMPT | pack, position }
+                Place::Pack { pack: packs.number_of_new(pack, &self.packs[&pack]), position }
             }
         }
     }
@@ -358,14 +408,15 @@ impl Job {
     /// Seals the pack and uploads it while the next one is filled.
     async fn close(&mut self, filling: Filling) -> Result<()> {
         self.settle().await?;
-        let copier = self.copier.clone();
-        self.upload = Some(self.copier.settings.world.spawn(async move { copier.upload(filling).await }));
+        let (copier, pending) = (self.copier.clone(), self.packs[&filling.number()].clone());
+        self.upload = Some(self.copier.settings.world.spawn(async move { copier.upload(filling, pending).await }));
         Ok(())
     }
 
     async fn settle(&mut self) -> Result<()> {
         if let Some(upload) = self.upload.take() {
-            self.result.packs.push(upload.await?);
+            self.result.stored += upload.await?;
+            self.result.packs += 1;
         }
         Ok(())
     }
@@ -375,6 +426,37 @@ impl Job {
             self.close(filling).await?;
         }
         self.settle().await
+    }
+}
+
+/// How the runs of one file number packs.
+struct Packs {
+    /// The parent's packs come first, …
+    part: Option<Arc<PageMap>>,
+    /// … then those of broken attempts, then those of this attempt.
+    others: Vec<PendingPack>,
+    /// The number of the last of this attempt, here and there.
+    newest: Option<(u32, u32)>,
+}
+
+impl Packs {
+    fn of(known: Option<&KnownFile<'_>>) -> Self {
+        let (part, others) = known.map_or((None, Vec::new()), KnownFile::packs);
+        Self { part, others, newest: None }
+    }
+
+    /// The number here of pack `number` of this attempt.
+    fn number_of_new(&mut self, number: u32, pack: &PendingPack) -> u32 {
+        match self.newest {
+            Some((newest, here)) if newest == number => here,
+            _ => {
+                let shared = self.part.as_ref().map_or(0, |part| part.packs.len());
+                let here = u32::try_from(shared + self.others.len()).expect("packs are numbered with 32 bits");
+                self.others.push(pack.clone());
+                self.newest = Some((number, here));
+                here
+            }
+        }
     }
 }
 
@@ -422,16 +504,47 @@ fn too_long(listed: &ListedFile) -> Error {
     Error::refused(format!("{} is longer than a file of an instance can be", text(&listed.path)), "look at this file")
 }
 
+fn too_scattered(listed: &ListedFile) -> Error {
+    let what = format!("{} lies in too many places for a map", text(&listed.path));
+    Error::refused(what, "make a backup with --full-read, which stores it in one piece")
+}
+
 /// A path for a message.
 pub(crate) fn text(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
 impl Copier {
-    /// Lets the other jobs end after the file at hand.
-    fn give_up(&self) {
-        let mut queue = self.queue.lock().expect("no holder panics");
-        *queue = Vec::new().into_iter();
+    /// The number of the next file in the listing, and the part of the parent's map that has it. Nothing more when a job failed.
+    async fn take(&self) -> Result<Option<(usize, Option<Arc<PageMap>>)>> {
+        let mut queue = self.queue.lock().await;
+        let at = queue.next;
+        let Some(listed) = self.listing.files.get(at).filter(|_| !self.failed.load(Ordering::Relaxed)) else {
+            return Ok(None);
+        };
+        queue.next += 1;
+        let part = match &mut queue.parent {
+            Some(parent) => parent.holding(&listed.path).await?,
+            None => None,
+        };
+        Ok(Some((at, part)))
+    }
+
+    /// Gives the map file number `at` of the listing, or that it vanished.
+    async fn hand_over(self: &Arc<Self>, at: usize, copied: Option<CopiedFile>) {
+        let at = if at < control_number(&self.listing) { at } else { at + 1 };
+        self.with_map(move |map| map.add(at, copied)).await;
+    }
+
+    /// Parts are encoded and sealed on a processor thread.
+    async fn with_map(self: &Arc<Self>, change: impl FnOnce(&mut MapWriter) + Send + 'static) {
+        let copier = self.clone();
+        let work = move || change(copier.map().as_mut().expect("the map is taken when all jobs ended"));
+        self.settings.world.compute(work).await;
+    }
+
+    fn map(&self) -> MutexGuard<'_, Option<MapWriter>> {
+        self.map.lock().expect("no holder panics")
     }
 
     fn new_filling(&self) -> Filling {
@@ -452,7 +565,8 @@ impl Copier {
         }
     }
 
-    async fn upload(&self, filling: Filling) -> Result<(u32, MapPack)> {
+    /// Returns the length of the pack.
+    async fn upload(self: Arc<Self>, filling: Filling, pending: PendingPack) -> Result<u64> {
         let settings = &self.settings;
         let (number, pack, mut encoder) = filling.into_pack();
         let keyring = settings.keyring.clone();
@@ -462,39 +576,25 @@ impl Copier {
         self.log.stored(StoredPack { number, len, digest: reference.digest });
         let id = PackId { lineage: settings.lineage, attempt: settings.attempt, number };
         let frames = (0u32..).zip(finished.index.frames.iter().map(|frame| frame.section)).collect();
-        Ok((number, MapPack { id, len, reference, frames }))
+        pending.set(MapPack { id, len, reference, frames }).expect("a pack is stored once");
+        self.with_map(MapWriter::pack_stored).await;
+        Ok(len)
     }
 
-    /// One numbering for packs: those of the parent first, then those of this attempt.
-    fn assemble(&self, results: Vec<JobResult>) -> Copied {
-        let settings = &self.settings;
-        let page_size = u32::try_from(settings.page_size).expect("a page is short");
-        let mut copied = Copied { read: self.read.load(Ordering::Relaxed), ..Copied::default() };
-        let parents = settings.known.as_ref().map_or(Vec::new(), |known| known.packs().to_vec());
-        let first_new = u32::try_from(parents.len()).expect("packs are numbered with 32 bits");
-        let mut packs = BTreeMap::new();
+    fn copied(&self, results: Vec<JobResult>) -> Copied {
+        let page_size = self.settings.page_size as u64;
+        let map = self.map().take().expect("it is taken once");
+        let (packs, read) = (self.next_pack.load(Ordering::Relaxed), self.read.load(Ordering::Relaxed));
+        let (torn, vanished) = (Vec::new(), Vec::new());
+        let mut copied = Copied { map, packs, torn, vanished, read, changed: 0, stored: 0, shared: 0 };
+        assert_eq!(results.iter().map(|result| result.packs).sum::<u32>(), packs, "every pack was stored");
         for result in results {
-            packs.extend(result.packs);
-            copied.map.files.extend(result.files);
             copied.torn.extend(result.torn);
             copied.vanished.extend(result.vanished);
-            copied.changed += result.changed_pages * settings.page_size as u64;
-            copied.shared += result.shared_pages * settings.page_size as u64;
+            copied.changed += result.changed_pages * page_size;
+            copied.shared += result.shared_pages * page_size;
+            copied.stored += result.stored;
         }
-        copied.stored = packs.values().map(|pack: &MapPack| pack.len).sum();
-        assert!(packs.keys().copied().eq(0..u32::try_from(packs.len()).expect("few packs")), "every pack was stored");
-        let runs = copied.map.files.iter_mut().flat_map(|file| &mut file.runs);
-        for pack in runs.filter_map(|run| match &mut run.place {
-            Place::Pack { pack, .. } => Some(pack),
-            Place::Zero => None,
-        }) {
-            if *pack & OF_THIS_ATTEMPT != 0 {
-                *pack = first_new + (*pack & !OF_THIS_ATTEMPT);
-            }
-        }
-        copied.map.files.sort_by(|a, b| a.path.cmp(&b.path));
-        copied.map.packs = parents.into_iter().chain(packs.into_values()).collect();
-        copied.map.page_size = page_size;
         copied
     }
 }

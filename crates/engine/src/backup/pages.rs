@@ -19,7 +19,7 @@ const FRAME: usize = PAGES_PER_FRAME as usize;
 pub(crate) enum PagePlace {
     /// Nowhere: all zeros.
     Zero,
-    /// In a pack of the parent.
+    /// Where the parent or a broken attempt has it.
     Shared(Place),
     /// In a pack of this attempt.
     New {
@@ -78,6 +78,16 @@ impl Filling {
     pub(crate) fn new(number: u32, pack: PackWriter, level: i32) -> Self {
         let plain = Vec::new();
         Self { number, pack, encoder: Encoder::new(level), blocks: Vec::new(), hashes: Vec::new(), plain }
+    }
+
+    /// The number of the pack.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether nothing is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pack.is_empty()
     }
 
     /// Whether it is time for another pack.

@@ -11,7 +11,6 @@ use std::ops::Range;
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::names::{Fork, RelFileLocator};
 use asof_postgres::wal::{BlockImage, Decoded, Record, WalDecoder};
-use asof_repository::map::{MapFile, PageMap};
 
 use super::copy::{Copied, text};
 use crate::error::{Error, Result};
@@ -55,7 +54,7 @@ pub(super) async fn settle(
     };
     copied.torn.retain(|torn| !mended.contains(&torn.block));
     for torn in &copied.torn {
-        unmark(&mut copied.map, torn);
+        copied.map.unmark(&torn.path, torn.page);
     }
     if !mended.is_empty() {
         observer
@@ -102,21 +101,6 @@ impl Search {
             }
         }
     }
-}
-
-fn unmark(map: &mut PageMap, torn: &TornPage) {
-    let file = map.files.binary_search_by(|file| file.path.as_slice().cmp(&torn.path));
-    let file = &mut map.files[file.expect("a torn page is one of a file that was copied")];
-    let run = run_at(file, torn.page).expect("a torn page lies in its file");
-    file.runs[run].torn = false;
-}
-
-fn run_at(file: &MapFile, page: u32) -> Option<usize> {
-    let mut behind = 0;
-    file.runs.iter().position(|run| {
-        behind += run.pages;
-        page < behind
-    })
 }
 
 /// Reasons for which this backup must never be the only one.

@@ -4,19 +4,18 @@
 //! made unable to start first (marker, then `pg_control` goes), and everything that the backup does not know is removed;
 //! links are removed, never followed, so that nothing outside of the directory is read or written.
 
-use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::control::ControlFile;
 use asof_repository::keyring::PageHasher;
-use asof_repository::map::{MapFile, PageMap};
+use asof_repository::map::MapFile;
 use asof_world::{FileKind, Files};
 
+use super::survey::Survey;
 use super::{MARKER, is_ours};
 use crate::backup::known::Known;
 use crate::error::{Error, Result};
-use crate::source::CONTROL_FILE;
 
 /// Refuses a directory that is not the stopped instance whose backup is restored.
 pub(super) fn check(files: &dyn Files, root: &Path, system_identifier: u64) -> Result<()> {
@@ -34,7 +33,7 @@ pub(super) fn check(files: &dyn Files, root: &Path, system_identifier: u64) -> R
 }
 
 /// Makes the directory unable to start, and removes what the backup does not have or the restore writes itself.
-pub(super) fn clear(files: &dyn Files, root: &Path, map: &PageMap) -> Result<()> {
+pub(super) fn clear(files: &dyn Files, root: &Path, survey: &Survey) -> Result<()> {
     let control = root.join("global/pg_control");
     match files.remove_file(&control) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -42,26 +41,11 @@ pub(super) fn clear(files: &dyn Files, root: &Path, map: &PageMap) -> Result<()>
         }
         _ => {}
     }
-    let parents =
-        |path: &[u8]| (0..path.len()).filter(|at| path[*at] == b'/').map(|at| path[..at].to_vec()).collect::<Vec<_>>();
-    let mut directories: BTreeSet<Vec<u8>> = map.directories.iter().cloned().collect();
-    directories.extend(map.files.iter().flat_map(|file| parents(&file.path)));
-    let kept: BTreeSet<&[u8]> = map
-        .files
-        .iter()
-        .map(|file| file.path.as_slice())
-        .filter(|path| !is_ours(path) && *path != CONTROL_FILE)
-        .collect();
-    clear_directory(files, root, &[], &directories, &kept)
+    clear_directory(files, root, &[], survey)
 }
 
-fn clear_directory(
-    files: &dyn Files,
-    root: &Path,
-    directory: &[u8],
-    directories: &BTreeSet<Vec<u8>>,
-    kept: &BTreeSet<&[u8]>,
-) -> Result<()> {
+fn clear_directory(files: &dyn Files, root: &Path, directory: &[u8], survey: &Survey) -> Result<()> {
+    let kept = |path: &[u8]| survey.files.contains(path) && !is_ours(path);
     let full = |path: &[u8]| -> PathBuf { root.join(std::ffi::OsStr::from_bytes(path)) };
     let here = full(directory);
     for entry in files.list(&here).map_err(Error::files("list", &here))? {
@@ -69,12 +53,12 @@ fn clear_directory(
         let path = if directory.is_empty() { name.to_vec() } else { [directory, b"/", name].concat() };
         let place = full(&path);
         let result = match entry.kind {
-            FileKind::Directory if directories.contains(&path) => {
-                clear_directory(files, root, &path, directories, kept)?;
+            FileKind::Directory if survey.directories.contains(&path) => {
+                clear_directory(files, root, &path, survey)?;
                 Ok(())
             }
             FileKind::Directory => files.remove_tree(&place),
-            FileKind::File if kept.contains(path.as_slice()) || path == MARKER.as_bytes() => Ok(()),
+            FileKind::File if kept(&path) || path == MARKER.as_bytes() => Ok(()),
             _ => files.remove_file(&place),
         };
         result.map_err(Error::files("remove", &place))?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use asof_repository::codec::Decoder;
 use asof_repository::map::{MapFile, PageMap, Place};
-use asof_repository::names::Name;
+use asof_repository::names::{Name, PackId};
 use asof_repository::object::{DataSections, Section};
 use asof_repository::pack::PAGES_PER_FRAME;
 use asof_repository::store::ReadRange;
@@ -35,18 +35,19 @@ const LONGEST_READ: u64 = 8 << 20;
 /// How far ahead a small file's frames are fetched: its neighbours lie behind it.
 const READ_AHEAD: u64 = 512 << 10;
 
-/// Restores files of one map; one for each job.
+/// Restores files of one map, part by part; one for each job.
 pub(crate) struct PageWriter {
     shelf: Shelf,
-    map: Arc<PageMap>,
+    part: Arc<PageMap>,
     ahead: Option<Fetched>,
+    /// Of the packs of the part.
     sections: BTreeMap<u32, Arc<DataSections>>,
 }
 
 /// Bytes of a pack that are in memory.
 #[derive(Clone)]
 struct Fetched {
-    pack: u32,
+    pack: PackId,
     offset: u64,
     bytes: Bytes,
 }
@@ -80,19 +81,28 @@ struct Sealed {
 }
 
 impl PageWriter {
-    pub(crate) fn new(shelf: Shelf, map: Arc<PageMap>) -> Self {
-        Self { shelf, map, ahead: None, sections: BTreeMap::new() }
+    pub(crate) fn new(shelf: Shelf) -> Self {
+        Self { shelf, part: Arc::default(), ahead: None, sections: BTreeMap::new() }
+    }
+
+    /// Goes on with files of this part.
+    fn turn_to(&mut self, part: &Arc<PageMap>) {
+        if !Arc::ptr_eq(&self.part, part) {
+            self.part = part.clone();
+            self.sections.clear();
+        }
     }
 
     /// Reads a whole small file into memory.
-    pub(crate) async fn read(&mut self, file: &MapFile, limit: u64) -> Result<Vec<u8>> {
+    pub(crate) async fn read(&mut self, part: &Arc<PageMap>, file: &MapFile, limit: u64) -> Result<Vec<u8>> {
+        self.turn_to(part);
         if file.len > limit {
             return Err(Error::damaged(
                 format!("{} is impossibly long", text(&file.path)),
                 "choose another backup, and look at the disk of the repository",
             ));
         }
-        let page_size = self.map.page_size as usize;
+        let page_size = self.part.page_size as usize;
         let len = usize::try_from(file.len).expect("it was compared with a small limit").next_multiple_of(page_size);
         let window = self.window(file, 0, AlignedBuf::with_capacity(len)).await?;
         Ok(window.as_slice().to_vec())
@@ -101,16 +111,17 @@ impl PageWriter {
     /// Creates `path` with the content of `file`. `advance` hears of bytes written.
     pub(crate) async fn write(
         &mut self,
+        part: &Arc<PageMap>,
         file: &MapFile,
         path: PathBuf,
-        mode: u32,
         advance: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<()> {
+        self.turn_to(part);
         let files = self.shelf.world.files.clone();
         let write = if file.len >= DIRECT_FROM { WriteMode::Direct } else { WriteMode::Cached };
-        let mut out = Output::create(&self.shelf, files, path, mode, write).await?;
+        let mut out = Output::create(&self.shelf, files, path, write).await?;
         let window_len = usize::try_from(file.len).unwrap_or(usize::MAX).min(WINDOW_LEN);
-        let capacity = window_len.next_multiple_of(self.map.page_size as usize);
+        let capacity = window_len.next_multiple_of(self.part.page_size as usize);
         // While one window is written, the next is read and decoded.
         let (shelf, mut offset) = (self.shelf.clone(), 0);
         let (mut spare, mut decoded): (Option<AlignedBuf>, Option<(u64, AlignedBuf)>) = (None, None);
@@ -144,18 +155,20 @@ impl PageWriter {
     /// Makes an existing file equal to `file`: reads it, and writes only pages that differ. Returns the bytes written.
     pub(crate) async fn update(
         &mut self,
+        part: &Arc<PageMap>,
         file: &MapFile,
         path: &Path,
         known: &KnownPages,
         advance: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<u64> {
-        let page_size = self.map.page_size as usize;
+        self.turn_to(part);
+        let page_size = self.part.page_size as usize;
         let files = self.shelf.world.files.clone();
         let (reader, shown) = (path.to_owned(), path.to_owned());
         let open = move || Ok::<_, std::io::Error>((files.open(&reader)?, files.open_write(&reader)?));
         let (existing, writer) = self.shelf.world.blocking(open).await.map_err(Error::files("open", &shown))?;
         let (existing, mut writer): (Arc<dyn ReadFile>, _) = (existing.into(), Some(writer));
-        let mut cursor = known.file(&file.path).await?;
+        let mut cursor = known.file(&file.path, Some(part.clone())).await?;
         let (mut offset, mut written) = (0, 0);
         while offset < file.len {
             let len = usize::try_from(file.len - offset).unwrap_or(usize::MAX).min(WINDOW_LEN / page_size * page_size);
@@ -201,7 +214,7 @@ impl PageWriter {
         if wrong.is_empty() {
             return Ok(0);
         }
-        let page_size = self.map.page_size as usize;
+        let page_size = self.part.page_size as usize;
         let capacity = len.next_multiple_of(page_size);
         let window = self.window(file, offset, AlignedBuf::with_capacity(capacity)).await?;
         let mut out = writer.take().expect("a file is written by one caller");
@@ -224,7 +237,7 @@ impl PageWriter {
 
     /// Fills `buffer` with the bytes of `file` from `offset` on, as far as it has room.
     async fn window(&mut self, file: &MapFile, offset: u64, mut buffer: AlignedBuf) -> Result<AlignedBuf> {
-        let page_size = self.map.page_size as usize;
+        let page_size = self.part.page_size as usize;
         let len =
             usize::try_from(file.len - offset).unwrap_or(usize::MAX).min(buffer.capacity() / page_size * page_size);
         let pages = len.div_ceil(page_size);
@@ -245,7 +258,7 @@ impl PageWriter {
         }
         let needed = wanted.into_iter().map(|((pack, number), pages)| {
             let section =
-                self.map.packs[pack as usize].frames.get(number).expect("a map names only frames that it lists");
+                self.part.packs[pack as usize].frames.get(number).expect("a map names only frames that it lists");
             Needed { pack, number, section, pages }
         });
         let needed: Vec<Needed> = needed.collect();
@@ -270,17 +283,17 @@ impl PageWriter {
 
     /// Bytes `offset..end` of a pack, from memory if the last read brought them along.
     async fn range(&mut self, pack: u32, offset: u64, end: u64) -> Result<Fetched> {
+        let entry = &self.part.packs[pack as usize];
         let covers = |ahead: &&Fetched| {
-            ahead.pack == pack && ahead.offset <= offset && end <= ahead.offset + ahead.bytes.len() as u64
+            ahead.pack == entry.id && ahead.offset <= offset && end <= ahead.offset + ahead.bytes.len() as u64
         };
         if let Some(ahead) = self.ahead.as_ref().filter(covers) {
             return Ok(ahead.clone());
         }
-        let entry = &self.map.packs[pack as usize];
         let wanted = if end - offset < READ_AHEAD { (offset + READ_AHEAD).min(entry.len) } else { end };
         let range = ReadRange::Part { offset, len: wanted.max(end) - offset };
         let bytes = self.shelf.store.read(&Name::Pack(entry.id).to_string(), range).await?;
-        let fetched = Fetched { pack, offset, bytes };
+        let fetched = Fetched { pack: entry.id, offset, bytes };
         self.ahead = Some(fetched.clone());
         Ok(fetched)
     }
@@ -289,7 +302,7 @@ impl PageWriter {
         if let Some(sections) = self.sections.get(&pack) {
             return Ok(sections.clone());
         }
-        let entry = &self.map.packs[pack as usize];
+        let entry = &self.part.packs[pack as usize];
         let sections = Arc::new(DataSections::new(&self.shelf.keyring, Name::Pack(entry.id), &entry.reference)?);
         self.sections.insert(pack, sections.clone());
         Ok(sections)
@@ -362,9 +375,9 @@ struct Output {
 }
 
 impl Output {
-    async fn create(shelf: &Shelf, files: Arc<dyn Files>, path: PathBuf, mode: u32, write: WriteMode) -> Result<Self> {
+    async fn create(shelf: &Shelf, files: Arc<dyn Files>, path: PathBuf, write: WriteMode) -> Result<Self> {
         let target = path.clone();
-        let created = shelf.world.blocking(move || files.create(&target, mode, write)).await;
+        let created = shelf.world.blocking(move || files.create(&target, 0o600, write)).await;
         Ok(Self { file: Some(created.map_err(Error::files("create", &path))?), path })
     }
 

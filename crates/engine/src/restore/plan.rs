@@ -9,7 +9,7 @@ use asof_postgres::version::Major;
 use asof_postgres::wal::Prepared;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupState, Lineage};
-use asof_repository::map::read_map;
+use asof_repository::map::open_map;
 use asof_world::{Id, Timestamp, planted};
 
 use super::pages::{PageWriter, text};
@@ -209,18 +209,25 @@ fn refuse_earlier_time(backup: &Backup, at: Timestamp) -> Result<()> {
 /// The transactions that were prepared before the backup: `pg_backup_start` makes a checkpoint, which puts each into a file.
 async fn prepared_in(shelf: &Shelf, backup: &Backup, major: Major) -> Result<Vec<Prepared>> {
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
-    let stored = read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await?;
-    let map = Arc::new(stored.map);
-    let (mut pages, mut prepared) = (PageWriter::new(shelf.clone(), map.clone()), Vec::new());
-    for file in map.files.iter().filter(|file| file.path.starts_with(b"pg_twophase/")) {
-        let bytes = pages.read(file, MAX_STATE_BYTES).await?;
-        let state = Prepared::from_state_file(&bytes, major).ok_or_else(|| {
-            Error::damaged(
-                format!("{} of backup {} is malformed", text(&file.path), backup.name),
-                "choose another backup, and look at the disk of the repository",
-            )
-        })?;
-        prepared.push(state);
+    const DIRECTORY: &[u8] = b"pg_twophase/";
+    let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await?;
+    let map = Arc::new(map);
+    let mut parts = map.parts(map.reach(DIRECTORY).await?);
+    let (mut pages, mut prepared) = (PageWriter::new(shelf.clone()), Vec::new());
+    while let Some(part) = parts.next().await? {
+        for file in part.files.iter().filter(|file| file.path.starts_with(DIRECTORY)) {
+            let bytes = pages.read(&part, file, MAX_STATE_BYTES).await?;
+            let state = Prepared::from_state_file(&bytes, major).ok_or_else(|| {
+                Error::damaged(
+                    format!("{} of backup {} is malformed", text(&file.path), backup.name),
+                    "choose another backup, and look at the disk of the repository",
+                )
+            })?;
+            prepared.push(state);
+        }
+        if part.files.last().is_some_and(|last| !last.path.starts_with(DIRECTORY) && last.path.as_slice() > DIRECTORY) {
+            break;
+        }
     }
     Ok(prepared)
 }

@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 
-use asof_repository::map::PageMap;
-
 use super::plan::Plan;
+use super::survey::Survey;
 use crate::runtime::{Override, Recovery, Situation, TargetAction, isolation};
 
 /// The line above which everything in `postgresql.auto.conf` is production's.
@@ -92,7 +91,7 @@ pub(super) fn with_recovery(production: &[u8], plan: &Plan) -> Vec<u8> {
 }
 
 /// Configuration files that PostgreSQL demands and that the backup does not have: Debian keeps them outside of the data directory.
-pub(super) fn missing_files(map: &PageMap) -> Vec<(&'static str, &'static str)> {
+pub(super) fn missing_files(survey: &Survey) -> Vec<(&'static str, &'static str)> {
     const FILES: [(&str, &str); 3] = [
         (
             "postgresql.conf",
@@ -104,7 +103,7 @@ pub(super) fn missing_files(map: &PageMap) -> Vec<(&'static str, &'static str)> 
         ),
         ("pg_ident.conf", "# Written by the restore.\n"),
     ];
-    FILES.into_iter().filter(|(name, _)| map.file(name.as_bytes()).is_none()).collect()
+    FILES.into_iter().filter(|(name, _)| !survey.files.contains(name.as_bytes())).collect()
 }
 
 #[cfg(test)]

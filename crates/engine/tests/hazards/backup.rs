@@ -14,7 +14,7 @@ use asof_engine::{Error, Result, server};
 use asof_postgres::control::{ControlFile, with_poisoned_checkpoint};
 use asof_postgres::version::Major;
 use asof_repository::lineage::Backup;
-use asof_repository::map::read_map;
+use asof_repository::map::open_map;
 use asof_testkit::{Options, Workdir, digests, fill_small, majors};
 use asof_world::World;
 use async_trait::async_trait;
@@ -394,8 +394,9 @@ async fn hz_a9_damage_is_found_in_a_cold_page_and_a_page_being_written_raises_no
 async fn marked_as_torn(stage: &Stage, backup: &Backup, path: &str) -> Vec<u32> {
     let asof_engine::shelf::Shelf { store, keyring, signers, lineage, .. } = &stage.shelf;
     let map =
-        read_map(store.as_ref(), keyring, signers, *lineage, backup.id, &backup.map).await.expect("the map is read");
-    let runs = &map.map.file(path.as_bytes()).expect("the file is in the map").runs;
+        open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await.expect("the map is read");
+    let part = map.find(path.as_bytes()).await.expect("a part is read").expect("the file is in the map");
+    let runs = &part.file(path.as_bytes()).expect("the part was found for it").runs;
     let firsts = runs.iter().scan(0, |page, run| Some(std::mem::replace(page, *page + run.pages)));
     firsts.zip(runs).filter(|(_, run)| run.torn).map(|(page, _)| page).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use asof_repository::codec::Encoder;
 use asof_repository::error::Error;
 use asof_repository::keyring::{Keyring, Role};
-use asof_repository::map::{Place, StoredMap, read_map};
+use asof_repository::map::Place;
 use asof_repository::names::{JournalOf, Name, PackId, WalPosition};
 use asof_repository::object::{self, Class, Kind, ObjectWriter};
 use asof_repository::pack::{PAGES_PER_FRAME, PackWriter, read_pack_index};
@@ -19,7 +19,8 @@ use asof_world::Id;
 use proptest::prelude::*;
 
 use crate::support::{
-    Counting, Home, Tree, Written, chain, digest, flatten, page, place_of, read_page, read_tree, store_backup,
+    Counting, Home, ReadMap, Tree, Written, chain, digest, flatten, page, place_of, read_map, read_page, read_tree,
+    store_backup,
 };
 
 const LINEAGE: Id = Id([0x11; 16]);
@@ -31,10 +32,8 @@ async fn scene() -> (Home, Repository) {
     (home, repository)
 }
 
-async fn read_back(repository: &Repository, written: &Written) -> asof_repository::Result<StoredMap> {
-    let signers = repository.journal.signers();
-    let (store, keyring) = (repository.store.as_ref(), &repository.keyring);
-    read_map(store, keyring, signers, LINEAGE, written.attempt, &written.digest).await
+async fn read_back(repository: &Repository, written: &Written) -> asof_repository::Result<ReadMap> {
+    read_map(repository, LINEAGE, written.attempt, &written.digest).await
 }
 
 /// Files of every awkward size: none, less than a page, whole frames, a short last page, zeros at either end.

@@ -9,6 +9,8 @@
     reason = "tests touch real files and stop when surprised"
 )]
 
+pub(crate) mod large;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::FileExt;
@@ -24,7 +26,7 @@ use asof_repository::frames::Frames;
 use asof_repository::keyring::Keyring;
 use asof_repository::lineage::{Backup, BackupKind, Sizes, StoredPack};
 use asof_repository::map::MapFile;
-use asof_repository::map::{MapPack, PageMap, Place, Run, StoredMap, frames_of, write_map};
+use asof_repository::map::{MapPack, PageMap, Place, Run, StoredMap, frames_of, open_map, write_map};
 use asof_repository::names::{JournalOf, Name, PackId};
 use asof_repository::object::{self, DataSections, Finished, Kind, ObjectWriter, Reference, Section};
 use asof_repository::pack::{FinishedPack, PAGES_PER_FRAME, PackWriter};
@@ -202,6 +204,20 @@ pub(crate) struct Written {
     pub(crate) packs: Vec<StoredPack>,
 }
 
+/// A stored map, and all of it in memory.
+pub(crate) struct ReadMap {
+    pub(crate) stored: Arc<StoredMap>,
+    pub(crate) map: PageMap,
+}
+
+/// Reads the whole map of a backup.
+pub(crate) async fn read_map(repository: &Repository, lineage: Id, attempt: Id, digest: &[u8; 32]) -> Result<ReadMap> {
+    let (store, signers) = (repository.store.clone(), repository.journal.signers());
+    let stored = Arc::new(open_map(store, &repository.keyring, signers, lineage, attempt, digest).await?);
+    let map = stored.whole().await?;
+    Ok(ReadMap { stored, map })
+}
+
 /// Stores `tree` as a backup does, without the journal: packs of at most `frames` frames, then the map. Pages that
 /// `parent` has at the same place are not stored again.
 pub(crate) async fn store_backup(
@@ -210,7 +226,7 @@ pub(crate) async fn store_backup(
     attempt: Id,
     (page_size, frames): (u32, usize),
     tree: &Tree,
-    parent: Option<(&StoredMap, &Tree)>,
+    parent: Option<(&ReadMap, &Tree)>,
 ) -> Written {
     let mut filling = Filling {
         repository,
@@ -238,7 +254,7 @@ pub(crate) async fn store_backup(
         let sections = (0u32..).zip(pack.index.frames.iter().map(|frame| without_digest(frame.section)));
         map.packs[*place] = MapPack { id, len, reference, frames: sections.collect() };
     }
-    let parent = parent.map(|(map, _)| map);
+    let parent = parent.map(|(read, _)| read.stored.as_ref());
     let object = write_map(&repository.world, &repository.keyring, lineage, attempt, &map, parent);
     object::create(repository.store.as_ref(), &object).await.unwrap();
     Written { attempt, map, digest: object.reference.digest, map_len: object.len, packs: stored }
@@ -275,7 +291,7 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    fn file(&mut self, path: &[u8], bytes: &[u8], parent: Option<(&StoredMap, &Tree)>) {
+    fn file(&mut self, path: &[u8], bytes: &[u8], parent: Option<(&ReadMap, &Tree)>) {
         let mut file = MapFile { path: path.to_vec(), len: bytes.len() as u64, runs: Vec::new() };
         let pages: Vec<&[u8]> = bytes.chunks(self.page_size as usize).collect();
         let mut at = 0;
@@ -303,7 +319,7 @@ impl Filling<'_> {
         self.map.files.push(file);
     }
 
-    fn known(&mut self, path: &[u8], at: usize, page: &[u8], parent: Option<(&StoredMap, &Tree)>) -> Option<Place> {
+    fn known(&mut self, path: &[u8], at: usize, page: &[u8], parent: Option<(&ReadMap, &Tree)>) -> Option<Place> {
         let (stored, tree) = parent?;
         if !equal_in(path, at, page, Some(tree), self.page_size) {
             return None;
