@@ -32,7 +32,7 @@ use asof_repository::codec::Encoder;
 use asof_repository::crypto::Digest;
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Sizes, StoredPack};
-use asof_repository::map::{CopiedFile, MapFile, MapPack, Place, Run, StoredMap, open_map};
+use asof_repository::map::{CopiedFile, MapFile, MapPack, Place, Run, StoredMap, WAITING_FRAMES, open_map};
 use asof_repository::names::PackId;
 use asof_repository::object;
 use asof_repository::pack::PackWriter;
@@ -358,6 +358,7 @@ impl Attempt<'_> {
             level: LEVEL,
             rate: self.request.rate,
             jobs: self.request.jobs,
+            waiting_frames: WAITING_FRAMES,
             known: self.compared.known.clone(),
             parent: self.compared.parent.clone(),
             observer: self.observer.clone(),

@@ -471,7 +471,7 @@ async fn the_sizes_in_the_document_are_those_of_the_code() {
 /// GiB of the two instances whose maps are held against each other.
 fn instances() -> [usize; 2] {
     let asked = std::env::var("ASOF_GIB").ok();
-    asked.map_or([80, 200], |text| {
+    asked.map_or([66, 140], |text| {
         let (small, large) = text.split_once(',').unwrap();
         [small.parse().unwrap(), large.parse().unwrap()]
     })

@@ -8,7 +8,7 @@
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
 //! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB; and files whose part of
-//! the map waits for its pack: [`WAITING_FRAMES`]. What grows with the instance is the sealed map, by about 22 MiB for each TiB
+//! the map waits for its pack: [`CopySettings::waiting_frames`]. What grows with the instance is the sealed map, by about 22 MiB for each TiB
 //! (docs/decisions/0013-maps-are-sealed-part-by-part.md).
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use asof_repository::keyring::Keyring;
 use asof_repository::lineage::StoredPack;
 use asof_repository::map::{
     CopiedFile, MOST_FRAMES_OF_A_FILE, MapFile, MapPack, MapWriter, PageMap, Parts, PendingPack, Place, Run, StoredMap,
-    WAITING_FRAMES, frames_named,
+    frames_named,
 };
 use asof_repository::names::PackId;
 use asof_repository::object;
@@ -61,6 +61,8 @@ pub(crate) struct CopySettings {
     /// Bytes per second to read at most.
     pub(crate) rate: Option<u64>,
     pub(crate) jobs: usize,
+    /// A job closes its pack when the files that it copied meanwhile name this many frames.
+    pub(crate) waiting_frames: usize,
     pub(crate) known: Option<Arc<KnownPages>>,
     /// The map of the backup before.
     pub(crate) parent: Option<Arc<StoredMap>>,
@@ -193,7 +195,7 @@ impl Job {
             copier.hand_over(at, copied).await;
             let being_filled = self.filling.as_ref().map(Filling::number);
             self.packs.retain(|number, _| Some(*number) == being_filled);
-            if self.waiting_frames >= WAITING_FRAMES {
+            if self.waiting_frames >= self.copier.settings.waiting_frames {
                 self.waiting_frames = 0;
                 if let Some(filling) = self.filling.take_if(|filling| !filling.is_empty()) {
                     self.close(filling).await?;
@@ -598,3 +600,6 @@ impl Copier {
         copied
     }
 }
+
+#[cfg(test)]
+mod tests;

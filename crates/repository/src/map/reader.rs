@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use asof_world::Id;
+use bytes::Bytes;
 
 use super::PageMap;
 use super::index::{MapIndex, PartEntry};
@@ -17,6 +18,8 @@ use crate::store::{ReadRange, Store};
 
 /// Nearly every index of a map fits into this many last bytes.
 const INDEX_GUESS: u64 = 128 << 10;
+/// Who reads one part after the other reads this many bytes at once: neighbours mostly lie together.
+const READ_AHEAD: u64 = 1 << 20;
 
 /// A map whose index was read. Its parts are read when they are asked for.
 pub struct StoredMap {
@@ -78,14 +81,18 @@ impl StoredMap {
 
     /// One part, by its number from 0.
     pub async fn part(&self, at: usize) -> Result<PageMap> {
-        let (plain, number, name) = self.plain(&self.index.parts[at]).await?;
+        self.part_near(at, &mut None).await
+    }
+
+    async fn part_near(&self, at: usize, ahead: &mut Option<Ahead>) -> Result<PageMap> {
+        let (plain, number, name) = self.plain(&self.index.parts[at], ahead).await?;
         part::decode(self.page_size(), self.lineage, &plain)
             .map_err(|reason| Error::corrupt(name, format!("part {number}: {reason}")))
     }
 
     /// All parts from number `at` on.
     pub fn parts(self: &Arc<Self>, at: usize) -> Parts {
-        Parts { map: self.clone(), next: at, last: Vec::new(), current: None }
+        Parts { map: self.clone(), next: at, last: Vec::new(), current: None, ahead: Some(Ahead::default()) }
     }
 
     /// The number of the first part with a file whose path is `path` or behind it; that of no part when there is none.
@@ -115,8 +122,9 @@ impl StoredMap {
     pub async fn whole(&self) -> Result<PageMap> {
         let mut map = PageMap { page_size: self.page_size(), ..PageMap::default() };
         let mut packs = HashMap::new();
+        let mut ahead = Some(Ahead::default());
         for entry in &self.index.parts {
-            let (plain, number, name) = self.plain(entry).await?;
+            let (plain, number, name) = self.plain(entry, &mut ahead).await?;
             map.take_part(self.lineage, &plain, &mut packs)
                 .map_err(|reason| Error::corrupt(name, format!("part {number}: {reason}")))?;
         }
@@ -137,8 +145,8 @@ impl StoredMap {
         if owner == 0 { (self.attempt, self.digest) } else { self.index.owners[owner as usize] }
     }
 
-    /// The plaintext of a part, its number, and the object that holds it.
-    async fn plain(&self, entry: &PartEntry) -> Result<(Vec<u8>, u32, Name)> {
+    /// The plaintext of a part, its number, and the object that holds it. More than that is read where there is an `ahead`.
+    async fn plain(&self, entry: &PartEntry, ahead: &mut Option<Ahead>) -> Result<(Vec<u8>, u32, Name)> {
         let (attempt, digest) = self.owner(entry.owner);
         let name = Name::Map { lineage: self.lineage, attempt };
         let known = self.owners.lock().expect("no holder panics").get(&entry.owner).cloned();
@@ -152,9 +160,34 @@ impl StoredMap {
                 opened
             }
         };
-        let range = ReadRange::Part { offset: entry.section.offset, len: u64::from(entry.section.stored_len) };
-        let bytes = self.store.read(&name.to_string(), range).await?;
+        let (offset, len) = (entry.section.offset, u64::from(entry.section.stored_len));
+        if let Some(bytes) = ahead.as_ref().and_then(|ahead| ahead.get(entry)) {
+            return Ok((opened.open_index_section(entry.number, &entry.section, &bytes)?, entry.number, name));
+        }
+        let wanted = if ahead.is_some() { READ_AHEAD.min(opened.len.saturating_sub(offset)).max(len) } else { len };
+        let bytes = self.store.read(&name.to_string(), ReadRange::Part { offset, len: wanted }).await?;
+        if let Some(ahead) = ahead {
+            *ahead = Ahead { owner: entry.owner, offset, bytes: bytes.clone() };
+        }
+        let bytes = bytes.slice(..bytes.len().min(entry.section.stored_len as usize));
         Ok((opened.open_index_section(entry.number, &entry.section, &bytes)?, entry.number, name))
+    }
+}
+
+/// Bytes of a map object that are in memory.
+#[derive(Default)]
+struct Ahead {
+    owner: u32,
+    offset: u64,
+    bytes: Bytes,
+}
+
+impl Ahead {
+    /// The stored bytes of a part.
+    fn get(&self, entry: &PartEntry) -> Option<Bytes> {
+        let from = usize::try_from(entry.section.offset.checked_sub(self.offset)?).ok()?;
+        let end = from.checked_add(entry.section.stored_len as usize)?;
+        (entry.owner == self.owner && end <= self.bytes.len()).then(|| self.bytes.slice(from..end))
     }
 }
 
@@ -165,6 +198,7 @@ pub struct Parts {
     /// The path before the next part.
     last: Vec<u8>,
     current: Option<Arc<PageMap>>,
+    ahead: Option<Ahead>,
 }
 
 impl Parts {
@@ -174,7 +208,7 @@ impl Parts {
         if self.next >= self.map.index.parts.len() {
             return Ok(None);
         }
-        let part = self.map.part(self.next).await?;
+        let part = self.map.part_near(self.next, &mut self.ahead).await?;
         if let (Some(first), Some(last)) = (part.files.first(), part.files.last()) {
             if !self.last.is_empty() && first.path <= self.last {
                 let name = Name::Map { lineage: self.map.lineage, attempt: self.map.attempt };

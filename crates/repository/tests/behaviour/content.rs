@@ -23,16 +23,16 @@ use crate::support::{
     store_backup,
 };
 
-const LINEAGE: Id = Id([0x11; 16]);
-const PAGE: u32 = 512;
+pub(crate) const LINEAGE: Id = Id([0x11; 16]);
+pub(crate) const PAGE: u32 = 512;
 
-async fn scene() -> (Home, Repository) {
+pub(crate) async fn scene() -> (Home, Repository) {
     let home = Home::new();
     let (repository, _) = root::init(&home.world, home.store(), false).await.unwrap();
     (home, repository)
 }
 
-async fn read_back(repository: &Repository, written: &Written) -> asof_repository::Result<ReadMap> {
+pub(crate) async fn read_back(repository: &Repository, written: &Written) -> asof_repository::Result<ReadMap> {
     read_map(repository, LINEAGE, written.attempt, &written.digest).await
 }
 
@@ -129,7 +129,7 @@ async fn once_the_map_is_open_any_page_is_one_ranged_read() {
 }
 
 /// Many small files, so that their map has many parts.
-fn broad(files: u64) -> Tree {
+pub(crate) fn broad(files: u64) -> Tree {
     (0..files).map(|n| (format!("base/5/{n}").into_bytes(), page(n, 3 * PAGE as usize + 7))).collect()
 }
 

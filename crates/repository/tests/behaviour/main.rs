@@ -7,4 +7,5 @@ mod support;
 mod access;
 mod content;
 mod journals;
+mod maps;
 mod stores;
