@@ -2,7 +2,7 @@
 //!
 //! Frames ascend by number and by place, and nearly all follow the one before and are as long before coding: such a frame takes
 //! four bytes here, and forty in a [`Section`]. Every `BLOCK` frames an entry says where to begin looking. Clones share the
-//! bytes: the maps of two backups name mostly the same packs.
+//! bytes: many files wait with the same pack.
 //!
 //! Only what is in memory has this shape; format.md says how frames are stored.
 

@@ -8,8 +8,8 @@
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
 //! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB; and files whose part of
-//! the map waits for its pack: [`CopySettings::waiting_frames`]. What grows with the instance is the sealed map, by about 22 MiB for each TiB
-//! (docs/decisions/0013-maps-are-sealed-part-by-part.md).
+//! the map waits for its pack, which name at most [`CopySettings::waiting_frames`]. What grows with the instance is the sealed
+//! map, by about 22 MiB for each TiB (docs/decisions/0013-maps-are-sealed-part-by-part.md).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

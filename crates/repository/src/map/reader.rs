@@ -118,7 +118,7 @@ impl StoredMap {
         Ok(Some(self.part(at).await?).filter(|part| part.file(path).is_some()))
     }
 
-    /// All parts in one: for small maps only.
+    /// All parts in one: for the small maps of tests and simulations.
     pub async fn whole(&self) -> Result<PageMap> {
         let mut map = PageMap { page_size: self.page_size(), ..PageMap::default() };
         let mut packs = HashMap::new();

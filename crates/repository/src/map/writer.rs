@@ -288,7 +288,7 @@ fn content_digest(keyring: &Keyring, lineage: Id, plain: &[u8]) -> Digest {
     *hasher.update(b"asof format 0: map part").update(&lineage.0).update(plain).finalize().as_bytes()
 }
 
-/// Writes a map that is in memory as a whole.
+/// Writes a map that is in memory as a whole, as the small ones of tests and simulations are.
 pub fn write_map(
     world: &World,
     keyring: &Keyring,

@@ -1,3 +1,5 @@
+//! One job copies files in memory, and packs and map are looked at.
+
 use std::collections::BTreeMap;
 
 use asof_repository::root::{self, Repository};
