@@ -485,11 +485,11 @@ impl Attempt<'_> {
     /// Ends the map and stores it. Returns what was copied, and what the commit entry records of the map.
     async fn store_map(&self, copied: Copied) -> Result<(Sizes, Digest)> {
         let (files, total) = copied.map.totals();
-        let finished = self.shelf.world.compute(move || copied.map.finish()).await;
-        object::create(self.shelf.store.as_ref(), &finished).await?;
-        let Copied { read, changed, stored, shared, .. } = copied;
-        let sizes = Sizes { total, read, changed, stored: stored + finished.len, shared, files };
-        Ok((sizes, finished.reference.digest))
+        let Copied { map, read, changed, stored, shared, .. } = copied;
+        let objects = self.shelf.world.compute(move || map.finish()).await;
+        let stored = stored + copy::store_maps(self.shelf.store.as_ref(), &objects).await?;
+        let map = objects.last().expect("the map is the last").reference.digest;
+        Ok((Sizes { total, read, changed, stored, shared, files }, map))
     }
 
     fn backup(

@@ -441,7 +441,7 @@ async fn sizes() -> [f64; 3] {
 
     let files = 16;
     let large = Large { repository: &repository, lineage, files, frames_in_pack: frames };
-    let first = large.first(Id([3; 16]));
+    let first = large.first(Id([3; 16])).await;
     let parent = large.stored(Id([3; 16]), &first).await;
     let second = large.next(Id([4; 16]), &parent, Changed::Nothing).await;
     let per_tib = 1024.0 / files as f64;
@@ -498,10 +498,10 @@ async fn makings(files: usize) -> [Made; 2] {
     let (repository, _) = root::init(&home.world, home.store(), false).await.unwrap();
     let large = Large { repository: &repository, lineage: Id([1; 16]), files, frames_in_pack: 750 };
     let say = |what: &str, made: &Made, peak: f64| {
-        let map = made.map.len as f64 / MIB;
+        let map = made.len as f64 / MIB;
         println!("{files} GiB, {what}: {peak:.0} MiB, of which the map {map:.1}; {} frames held", made.held_frames);
     };
-    let (first, most) = peak(async { large.first(Id([3; 16])) }).await;
+    let (first, most) = peak(large.first(Id([3; 16]))).await;
     say("first map", &first, most);
     let parent = large.stored(Id([3; 16]), &first).await;
     let (second, most) = peak(large.next(Id([4; 16]), &parent, Changed::Little)).await;
@@ -516,7 +516,7 @@ async fn sizes_in_memory_do_not_grow_with_the_instance_but_for_the_sealed_map() 
     let [small, large] = instances();
     let [small, large] = [makings(small).await, makings(large).await];
     for (small, large) in small.iter().zip(&large) {
-        assert!(large.map.len > 2 * small.map.len);
+        assert!(large.len > 2 * small.len);
         assert!(large.held_frames < small.held_frames + 4096, "{} after {}", large.held_frames, small.held_frames);
         assert!(large.held_frames < WAITING_FRAMES + (64 << 13), "{}", large.held_frames);
     }

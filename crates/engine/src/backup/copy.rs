@@ -8,8 +8,8 @@
 //! Files that vanish or shrink while they are read are normal; any other failure to read fails the backup.
 //!
 //! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB; and files whose part of
-//! the map waits for its pack, which name at most [`CopySettings::waiting_frames`]. What grows with the instance is the sealed
-//! map, by about 22 MiB for each TiB (docs/decisions/0013-maps-are-sealed-part-by-part.md).
+//! the map waits for its pack, which name at most [`CopySettings::waiting_frames`]. Nothing grows with the length
+//! of files (docs/decisions/0013-maps-are-sealed-part-by-part.md).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use asof_repository::map::{
     frames_named,
 };
 use asof_repository::names::PackId;
-use asof_repository::object;
+use asof_repository::object::{self, Finished};
 use asof_repository::pack::PackWriter;
 use asof_repository::store::Store;
 use asof_world::{Id, Task, World, planted};
@@ -155,6 +155,14 @@ pub(crate) fn control_number(listing: &Listing) -> usize {
     listing.files.partition_point(|file| file.path.as_slice() < CONTROL_FILE)
 }
 
+/// Stores map objects, and returns their length.
+pub(crate) async fn store_maps(store: &dyn Store, objects: &[Finished]) -> Result<u64> {
+    for object in objects {
+        object::create(store, object).await?;
+    }
+    Ok(objects.iter().map(|object| object.len).sum())
+}
+
 struct Job {
     copier: Arc<Copier>,
     filling: Option<Filling>,
@@ -192,7 +200,7 @@ impl Job {
                 }
             };
             self.waiting_frames += copied.as_ref().map_or(0, |copied| 1 + frames_named(&copied.file));
-            copier.hand_over(at, copied).await;
+            self.result.stored += copier.hand_over(at, copied).await?;
             let being_filled = self.filling.as_ref().map(Filling::number);
             self.packs.retain(|number, _| Some(*number) == being_filled);
             if self.waiting_frames >= self.copier.settings.waiting_frames {
@@ -532,17 +540,23 @@ impl Copier {
         Ok(Some((at, part)))
     }
 
-    /// Gives the map file number `at` of the listing, or that it vanished.
-    async fn hand_over(self: &Arc<Self>, at: usize, copied: Option<CopiedFile>) {
+    /// Gives the map file number `at` of the listing, or that it vanished. Returns the length of what was stored.
+    async fn hand_over(self: &Arc<Self>, at: usize, copied: Option<CopiedFile>) -> Result<u64> {
         let at = if at < control_number(&self.listing) { at } else { at + 1 };
-        self.with_map(move |map| map.add(at, copied)).await;
+        self.with_map(move |map| map.add(at, copied)).await
     }
 
-    /// Parts are encoded and sealed on a processor thread.
-    async fn with_map(self: &Arc<Self>, change: impl FnOnce(&mut MapWriter) + Send + 'static) {
+    /// Parts are encoded and sealed on a processor thread; map objects that are full then are stored.
+    async fn with_map(self: &Arc<Self>, change: impl FnOnce(&mut MapWriter) + Send + 'static) -> Result<u64> {
         let copier = self.clone();
-        let work = move || change(copier.map().as_mut().expect("the map is taken when all jobs ended"));
-        self.settings.world.compute(work).await;
+        let work = move || {
+            let mut map = copier.map();
+            let map = map.as_mut().expect("the map is taken when all jobs ended");
+            change(map);
+            map.take_full()
+        };
+        let full = self.settings.world.compute(work).await;
+        store_maps(self.settings.store.as_ref(), &full).await
     }
 
     fn map(&self) -> MutexGuard<'_, Option<MapWriter>> {
@@ -567,7 +581,7 @@ impl Copier {
         }
     }
 
-    /// Returns the length of the pack.
+    /// Returns the length of what was stored.
     async fn upload(self: Arc<Self>, filling: Filling, pending: PendingPack) -> Result<u64> {
         let settings = &self.settings;
         let (number, pack, mut encoder) = filling.into_pack();
@@ -579,8 +593,7 @@ impl Copier {
         let id = PackId { lineage: settings.lineage, attempt: settings.attempt, number };
         let frames = (0u32..).zip(finished.index.frames.iter().map(|frame| frame.section)).collect();
         pending.set(MapPack { id, len, reference, frames }).expect("a pack is stored once");
-        self.with_map(MapWriter::pack_stored).await;
-        Ok(len)
+        Ok(len + self.with_map(MapWriter::pack_stored).await?)
     }
 
     fn copied(&self, results: Vec<JobResult>) -> Copied {

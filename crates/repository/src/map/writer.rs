@@ -3,7 +3,8 @@
 //! Files come in any order, and are known by their number among all files in order of path. A path whose hash says so ends a
 //! part whatever lies before it: the files up to it are a *group*, and groups have nothing to do with each other. Within a
 //! group files are put in order and cut into parts. A part is sealed, and its files are forgotten, when the packs that it names
-//! are stored; one with a torn page waits until the end, because only then it is known what becomes of that page.
+//! are stored; one with a torn page waits until the end, because only then it is known what becomes of that page. What is sealed
+//! is handed out in objects of limited length.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +25,9 @@ const CUT_EVERY: u64 = 64;
 /// … or when it names this many frames.
 const CUT_AT_FRAMES: usize = 4096;
 
+/// Parts that do not fit into this length of the map object go into further ones, so that no more than two such lengths are in
+/// memory, and one that is being stored.
+const OBJECT_LEN: usize = 16 << 20;
 /// No more frames may be named by one file, so that its part is not longer than a section may be: a frame and a run take about
 /// 20 bytes. A file in one piece reaches this with 256 GiB; PostgreSQL cuts relations at 1 GiB.
 pub const MOST_FRAMES_OF_A_FILE: usize = 2 << 20;
@@ -169,6 +173,11 @@ impl MapWriter {
         if part.is_ready() { self.sealed.add_files(&part.files) } else { self.waiting.push(part) }
     }
 
+    /// Map objects that are full: they have to be stored before the map is.
+    pub fn take_full(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.sealed.full)
+    }
+
     /// Takes the mark of a torn page away.
     pub fn unmark(&mut self, path: &[u8], page: u32) {
         let files = self.waiting.iter_mut().flat_map(|part| &mut part.files);
@@ -194,8 +203,9 @@ impl MapWriter {
         early.map(|copied| frames_named(&copied.file)).sum::<usize>() + parts.map(|part| part.frames).sum::<usize>()
     }
 
-    /// Seals what is left, and ends the map. All files have come, and all packs are stored.
-    pub fn finish(mut self) -> Finished {
+    /// Seals what is left, and ends the map. All files have come, and all packs are stored. Objects that are full come first, the map
+    /// is the last.
+    pub fn finish(mut self) -> Vec<Finished> {
         assert!(self.groups.is_empty(), "every file was copied or vanished");
         self.waiting.iter().for_each(|part| self.sealed.add_files(&part.files));
         self.sealed.finish()
@@ -207,9 +217,16 @@ fn ends_group(path: &[u8]) -> bool {
     hash.is_multiple_of(CUT_EVERY)
 }
 
-/// The object: parts that are sealed, or shared with the parent.
+/// Parts that are sealed, or shared with the parent.
 struct Sealed {
-    object: ObjectWriter,
+    world: World,
+    /// The map object, which has the index.
+    object: Growing,
+    /// Where parts go since that is full.
+    further: Option<Growing>,
+    full: Vec<Finished>,
+    /// How many further ones were begun.
+    objects: u32,
     encoder: Encoder,
     keyring: Keyring,
     lineage: Id,
@@ -218,7 +235,24 @@ struct Sealed {
     owners: Vec<(Id, Digest)>,
     /// By the first path.
     parts: BTreeMap<Vec<u8>, PartEntry>,
+}
+
+/// An object that gets parts.
+struct Growing {
+    owner: u32,
+    writer: ObjectWriter,
     last_section: u32,
+}
+
+impl Growing {
+    fn new(world: &World, keyring: &Keyring, (lineage, attempt): (Id, Id), owner: u32) -> Self {
+        let name = Name::Map { lineage, attempt };
+        Self { owner, writer: ObjectWriter::new(world, keyring, name, Kind::Map, false, 1 << 20), last_section: 0 }
+    }
+
+    fn is_full(&self) -> bool {
+        self.writer.len() >= OBJECT_LEN
+    }
 }
 
 impl Sealed {
@@ -229,9 +263,12 @@ impl Sealed {
         page_size: u32,
         parent: Option<&StoredMap>,
     ) -> Self {
-        let name = Name::Map { lineage, attempt };
         Self {
-            object: ObjectWriter::new(world, keyring, name, Kind::Map, false, 1 << 20),
+            world: world.clone(),
+            object: Growing::new(world, keyring, (lineage, attempt), 0),
+            further: None,
+            full: Vec::new(),
+            objects: 0,
             encoder: Encoder::new(3),
             keyring: keyring.clone(),
             lineage,
@@ -239,7 +276,6 @@ impl Sealed {
             parent: parent.map_or_else(HashMap::new, StoredMap::by_content),
             owners: vec![(attempt, [0; 32])],
             parts: BTreeMap::new(),
-            last_section: 0,
         }
     }
 
@@ -257,21 +293,59 @@ impl Sealed {
             Some((owner, digest, entry)) => {
                 PartEntry { owner: owner_number(&mut self.owners, *owner, *digest), ..entry.clone() }
             }
-            None => {
-                self.last_section += 1;
-                let number = self.last_section;
-                let section = self.object.section(Class::Index, number, plain, &mut self.encoder);
-                PartEntry { owner: 0, number, section, content }
-            }
+            None => self.seal(plain, content),
         };
         assert!(self.parts.insert(first, entry).is_none(), "no two parts begin with the same file");
+        if self.further.as_ref().is_some_and(Growing::is_full) {
+            self.end_further();
+        }
     }
 
-    fn finish(mut self) -> Finished {
+    fn seal(&mut self, plain: &[u8], content: Digest) -> PartEntry {
+        let growing = if self.object.is_full() {
+            self.further.get_or_insert_with(|| {
+                let (attempt, owner) = (self.owners[0].0, self.owners.len());
+                let id = further_id(attempt, self.objects);
+                self.objects += 1;
+                self.owners.push((id, [0; 32]));
+                let owner = u32::try_from(owner).expect("a map has few owners");
+                Growing::new(&self.world, &self.keyring, (self.lineage, id), owner)
+            })
+        } else {
+            &mut self.object
+        };
+        growing.last_section += 1;
+        let number = growing.last_section;
+        let section = growing.writer.section(Class::Index, number, plain, &mut self.encoder);
+        PartEntry { owner: growing.owner, number, section, content }
+    }
+
+    /// Ends the further object, whose index lists its own parts.
+    fn end_further(&mut self) {
+        let Some(Growing { owner, writer, .. }) = self.further.take() else { return };
+        let own = self.parts.values().filter(|part| part.owner == owner);
+        let parts = own.map(|part| PartEntry { owner: 0, ..part.clone() }).collect();
+        let (id, digest) = &mut self.owners[owner as usize];
+        let index = MapIndex { page_size: self.page_size, owners: vec![(*id, [0; 32])], parts };
+        let finished = writer.finish(&self.keyring, &index.encode(), &mut self.encoder);
+        *digest = finished.reference.digest;
+        self.full.push(finished);
+    }
+
+    fn finish(mut self) -> Vec<Finished> {
+        self.end_further();
         let parts = self.parts.into_values().collect();
         let index = MapIndex { page_size: self.page_size, owners: self.owners, parts };
-        self.object.finish(&self.keyring, &index.encode(), &mut self.encoder)
+        self.full.push(self.object.writer.finish(&self.keyring, &index.encode(), &mut self.encoder));
+        self.full
     }
+}
+
+/// The id under which further map object number `number` of an attempt is stored.
+fn further_id(attempt: Id, number: u32) -> Id {
+    let mut hasher = blake3::Hasher::new();
+    let hash = hasher.update(b"asof format 0: further map").update(&attempt.0).update(&number.to_le_bytes()).finalize();
+    Id(hash.as_bytes()[..16].try_into().expect("16 bytes were taken"))
 }
 
 fn owner_number(owners: &mut Vec<(Id, Digest)>, attempt: Id, digest: Digest) -> u32 {
@@ -288,7 +362,7 @@ fn content_digest(keyring: &Keyring, lineage: Id, plain: &[u8]) -> Digest {
     *hasher.update(b"asof format 0: map part").update(&lineage.0).update(plain).finalize().as_bytes()
 }
 
-/// Writes a map that is in memory as a whole, as the small ones of tests and simulations are.
+/// Writes a map that is in memory as a whole and fits into one object, as the small ones of tests and simulations do.
 pub fn write_map(
     world: &World,
     keyring: &Keyring,
@@ -301,5 +375,7 @@ pub fn write_map(
     let ids = (lineage, attempt);
     let mut writer = MapWriter::new(world, keyring, ids, map.page_size, &map.directories, paths, parent);
     CopiedFile::all_of(map.clone()).into_iter().enumerate().for_each(|(at, copied)| writer.add(at, Some(copied)));
-    writer.finish()
+    let [map] =
+        <[Finished; 1]>::try_from(writer.finish()).unwrap_or_else(|_| panic!("the map is too long for one object"));
+    map
 }

@@ -8,6 +8,7 @@ use asof_repository::root::Repository;
 use asof_world::Id;
 
 use super::content::{LINEAGE, PAGE, broad, read_back, scene};
+use crate::support::large::{Changed, Large};
 use crate::support::{Counting, Dice, Tree, Written, flatten, store_backup};
 
 fn writer(repository: &Repository, attempt: Id, map: &PageMap, parent: Option<&StoredMap>) -> MapWriter {
@@ -27,7 +28,7 @@ fn stored_packs(map: &PageMap) -> Vec<PendingPack> {
 
 /// Ends a map and reads it.
 async fn ended(repository: &Repository, attempt: Id, writer: MapWriter) -> (PageMap, u64) {
-    let object = writer.finish();
+    let object = writer.finish().pop().unwrap();
     object::create(repository.store.as_ref(), &object).await.unwrap();
     let (store, signers, digest) = (repository.store.clone(), repository.journal.signers(), &object.reference.digest);
     let stored = open_map(store, &repository.keyring, signers, LINEAGE, attempt, digest).await.unwrap();
@@ -114,6 +115,32 @@ async fn a_file_that_vanished_is_in_no_part_and_the_others_are() {
         let left = map.files.iter().enumerate().filter(|(at, _)| !vanished.contains(at)).map(|(_, file)| &file.path);
         assert!(read.files.iter().map(|file| &file.path).eq(left), "{vanished:?}");
     }
+}
+
+#[tokio::test]
+async fn a_long_map_is_several_objects_and_reads_as_one() {
+    let (home, repository) = scene().await;
+    // A pack for each frame makes a map of more than a megabyte for each file.
+    let large = Large { repository: &repository, lineage: LINEAGE, files: 30, frames_in_pack: 1 };
+    let first = large.first(Id([1; 16])).await;
+    let parent = large.stored(Id([1; 16]), &first).await;
+    let objects = repository.store.list(&format!("l/{LINEAGE}/maps/")).await.unwrap();
+    assert!(objects.len() > 2, "{objects:?}");
+    assert!(objects.iter().all(|object| object.len < 20 << 20), "{objects:?}");
+    let second = large.next(Id([2; 16]), &parent, Changed::Nothing).await;
+    assert!(second.map.len < 20_000, "{} bytes: a part was not found in the parent", second.map.len);
+    let again = large.stored(Id([2; 16]), &second).await;
+    let (mut parts, mut same, mut files) = (parent.parts(0), again.parts(0), 0);
+    while let Some(part) = parts.next().await.unwrap() {
+        assert!(same.next().await.unwrap().unwrap() == part);
+        files += part.files.len();
+    }
+    assert_eq!(files, 30);
+
+    let further = objects.iter().find(|object| !object.name.ends_with(&Id([1; 16]).to_string())).unwrap();
+    std::fs::remove_file(home.dir.path().join(&further.name)).unwrap();
+    let error = again.whole().await.unwrap_err();
+    assert!(error.is_not_found() || error.to_string().contains(&further.name), "{error}");
 }
 
 #[tokio::test]

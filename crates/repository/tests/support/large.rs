@@ -39,9 +39,11 @@ pub(crate) struct Large<'a> {
     pub(crate) frames_in_pack: u32,
 }
 
-/// A map that was made.
+/// A map that was made, and is stored but for its last object.
 pub(crate) struct Made {
     pub(crate) map: Finished,
+    /// The length of all objects.
+    pub(crate) len: u64,
     /// The most frames that were held at once.
     pub(crate) held_frames: usize,
 }
@@ -53,6 +55,7 @@ struct Copy<'a> {
     dice: Dice,
     packs: u32,
     held_frames: usize,
+    stored: u64,
 }
 
 impl Large<'_> {
@@ -65,11 +68,11 @@ impl Large<'_> {
         let (world, keyring): (_, &Keyring) = (&self.repository.world, &self.repository.keyring);
         let (ids, paths) = ((self.lineage, attempt), paths.iter().map(Vec::as_slice));
         let writer = MapWriter::new(world, keyring, ids, PAGE, &[], paths, parent);
-        Copy { large: self, attempt, writer, dice: Dice(3), packs: 0, held_frames: 0 }
+        Copy { large: self, attempt, writer, dice: Dice(3), packs: 0, held_frames: 0, stored: 0 }
     }
 
     /// The map of the first backup.
-    pub(crate) fn first(&self, attempt: Id) -> Made {
+    pub(crate) async fn first(&self, attempt: Id) -> Made {
         let mut copy = self.copy(attempt, None);
         for at in in_no_order(self.files) {
             let (runs, packs) = copy.new_file();
@@ -78,12 +81,12 @@ impl Large<'_> {
                 pack.set(copy.pack(*number, *frames)).unwrap();
             }
             let packs = packs.into_iter().map(|(_, pack)| pack).collect();
-            copy.add(at, CopiedFile { file: file(at, runs), part: None, packs });
+            copy.add(at, CopiedFile { file: file(at, runs), part: None, packs }).await;
             let ((number, frames), pack) = last;
             pack.set(copy.pack(number, frames)).unwrap();
             copy.writer.pack_stored();
         }
-        copy.end()
+        copy.end().await
     }
 
     /// The map of the next one.
@@ -108,7 +111,7 @@ impl Large<'_> {
                 pages += 1;
             }
             waiting += frames_named(&file);
-            copy.add(at, CopiedFile { file, part: Some(part), packs });
+            copy.add(at, CopiedFile { file, part: Some(part), packs }).await;
             if pages > 0 && waiting >= WAITING_FRAMES {
                 copy.store(std::mem::take(&mut filling), std::mem::take(&mut pages));
                 waiting = 0;
@@ -117,7 +120,14 @@ impl Large<'_> {
         if pages > 0 {
             copy.store(filling, pages);
         }
-        copy.end()
+        copy.end().await
+    }
+
+    async fn create(&self, objects: &[Finished]) -> u64 {
+        for object in objects {
+            object::create(self.repository.store.as_ref(), object).await.unwrap();
+        }
+        objects.iter().map(|object| object.len).sum()
     }
 
     /// Stores a map and opens it again.
@@ -163,8 +173,10 @@ impl Copy<'_> {
         (runs, packs)
     }
 
-    fn add(&mut self, at: usize, copied: CopiedFile) {
+    async fn add(&mut self, at: usize, copied: CopiedFile) {
         self.writer.add(at, Some(copied));
+        let full = self.writer.take_full();
+        self.stored += self.large.create(&full).await;
         self.held_frames = self.held_frames.max(self.writer.held_frames());
     }
 
@@ -175,8 +187,11 @@ impl Copy<'_> {
         self.writer.pack_stored();
     }
 
-    fn end(self) -> Made {
-        Made { map: self.writer.finish(), held_frames: self.held_frames }
+    async fn end(self) -> Made {
+        let Self { large, writer, held_frames, stored, .. } = self;
+        let mut objects = writer.finish();
+        let map = objects.pop().unwrap();
+        Made { len: stored + large.create(&objects).await + map.len, map, held_frames }
     }
 
     /// A pack of full frames that are a third of their pages.

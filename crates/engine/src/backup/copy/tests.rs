@@ -109,8 +109,8 @@ impl Scene {
         let Repository { store, keyring, journal, .. } = &self.repository;
         copied.map.add(control_number(&files.list().await.expect("it is in memory")), None);
         let map = copied.map.finish();
-        object::create(store.as_ref(), &map).await.expect("the map is stored");
-        let digest = &map.reference.digest;
+        store_maps(store.as_ref(), &map).await.expect("the map is stored");
+        let digest = &map[0].reference.digest;
         let opened =
             asof_repository::map::open_map(store.clone(), keyring, journal.signers(), LINEAGE, attempt, digest);
         Arc::new(opened.await.expect("the map opens"))
