@@ -512,7 +512,7 @@ async fn makings(files: usize) -> [Made; 2] {
 /// `ASOF_GIB=128,512 cargo test -p asof-repository --test format -- sizes_in_memory --nocapture` prints peaks of memory, for which no
 /// other test may run.
 #[tokio::test]
-async fn sizes_in_memory_do_not_grow_with_the_instance_but_for_the_sealed_map() {
+async fn sizes_in_memory_do_not_grow_with_the_instance() {
     let [small, large] = instances();
     let [small, large] = [makings(small).await, makings(large).await];
     for (small, large) in small.iter().zip(&large) {

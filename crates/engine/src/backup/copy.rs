@@ -11,6 +11,10 @@
 //! the map waits for its pack, which name at most [`CopySettings::waiting_frames`]. Nothing grows with the length
 //! of files (docs/decisions/0013-maps-are-sealed-part-by-part.md).
 
+mod step;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,7 +33,9 @@ use asof_repository::pack::PackWriter;
 use asof_repository::store::Store;
 use asof_world::{Id, Task, World, planted};
 
-use super::known::{Known, KnownFile, KnownPages};
+use step::{Ahead, At, Packs, Step};
+
+use super::known::KnownPages;
 use super::pages::{Filling, PagePlace, Piece, invalid_pages};
 use super::run;
 use super::torn::TornPage;
@@ -439,77 +445,6 @@ impl Job {
     }
 }
 
-/// How the runs of one file number packs.
-struct Packs {
-    /// The parent's packs come first, …
-    part: Option<Arc<PageMap>>,
-    /// … then those of broken attempts, then those of this attempt.
-    others: Vec<PendingPack>,
-    /// The number of the last of this attempt, here and there.
-    newest: Option<(u32, u32)>,
-}
-
-impl Packs {
-    fn of(known: Option<&KnownFile<'_>>) -> Self {
-        let (part, others) = known.map_or((None, Vec::new()), KnownFile::packs);
-        Self { part, others, newest: None }
-    }
-
-    /// The number here of pack `number` of this attempt.
-    fn number_of_new(&mut self, number: u32, pack: &PendingPack) -> u32 {
-        match self.newest {
-            Some((newest, here)) if newest == number => here,
-            _ => {
-                let shared = self.part.as_ref().map_or(0, |part| part.packs.len());
-                let here = u32::try_from(shared + self.others.len()).expect("packs are numbered with 32 bits");
-                self.others.push(pack.clone());
-                self.newest = Some((number, here));
-                here
-            }
-        }
-    }
-}
-
-/// Where in a file the next step begins, and how much is left of it.
-struct At {
-    offset: u64,
-    first_page: u32,
-    wanted: usize,
-}
-
-/// What one step handled.
-#[derive(Default)]
-struct Step {
-    len: usize,
-    places: Vec<PagePlace>,
-    /// Page numbers that never held.
-    torn: Vec<u32>,
-    /// Whether the file ended earlier than it was.
-    ended: bool,
-}
-
-/// What the parent has of a file, read as it is wanted.
-struct Ahead<'a> {
-    file: Option<KnownFile<'a>>,
-    ready: Vec<Known>,
-}
-
-impl Ahead<'_> {
-    /// The next pages, which are not used up; nothing without a parent.
-    async fn first(&mut self, pages: usize) -> Result<&[Known]> {
-        if let Some(file) = &mut self.file
-            && self.ready.len() < pages
-        {
-            self.ready.extend(file.next(pages - self.ready.len()).await?);
-        }
-        Ok(&self.ready[..pages.min(self.ready.len())])
-    }
-
-    fn used(&mut self, pages: usize) {
-        self.ready.drain(..pages.min(self.ready.len()));
-    }
-}
-
 fn too_long(listed: &ListedFile) -> Error {
     Error::refused(format!("{} is longer than a file of an instance can be", text(&listed.path)), "look at this file")
 }
@@ -613,6 +548,3 @@ impl Copier {
         copied
     }
 }
-
-#[cfg(test)]
-mod tests;
