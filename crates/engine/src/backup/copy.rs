@@ -9,7 +9,7 @@
 //!
 //! Memory: a job holds one pack being filled, one being uploaded and one piece of a file: about 70 MiB; and files whose part of
 //! the map waits for its pack, which name at most [`CopySettings::waiting_frames`]. Nothing grows with the length
-//! of files (docs/decisions/0013-maps-are-sealed-part-by-part.md).
+//! of files (docs/decisions/0014-maps-are-sealed-part-by-part.md).
 
 mod step;
 #[cfg(test)]
