@@ -86,6 +86,8 @@ pub struct Server {
     data: PathBuf,
     port: u16,
     process: Option<Process>,
+    /// Whether the socket's place is given on the command line, or what its own configuration says.
+    own_socket: bool,
     /// Where the socket is when the work directory's path is too long for one.
     short: Option<Workdir>,
     // Last, so that the directory goes after the server in it has been stopped by `Drop`.
@@ -126,10 +128,19 @@ impl Server {
         Self::new(major, bin, data, Workdir::new(&format!("pg{major}")))
     }
 
+    /// As [`adopt`](Self::adopt), to be started as `pg_ctl -D` does it: only the port is ours, and the socket is where its own
+    /// configuration says. Client programs find it over TCP.
+    #[must_use]
+    pub fn adopt_as_it_is(major: u32, data: &Path) -> Self {
+        let mut server = Self::adopt(major, data);
+        server.own_socket = true;
+        server
+    }
+
     fn new(major: u32, bin: PathBuf, data: PathBuf, work: Workdir) -> Self {
         let fits = work.path().as_os_str().len() + SOCKET_NAME_BYTES <= SOCKET_PATH_BYTES;
         let short = (!fits).then(|| Workdir::below(Path::new("/tmp"), "asof-socket"));
-        Self { major, bin, data, port: free_port(), process: None, short, work }
+        Self { major, bin, data, port: free_port(), process: None, own_socket: false, short, work }
     }
 
     /// Starts the server and returns when it accepts connections.
@@ -203,7 +214,7 @@ impl Server {
             command.env_remove(variable);
         }
         command
-            .env("PGHOST", self.socket_dir())
+            .env("PGHOST", if self.own_socket { Path::new("127.0.0.1") } else { self.socket_dir() })
             .env("PGPORT", self.port.to_string())
             .env("PGUSER", "postgres")
             .env("PGDATABASE", "postgres");
@@ -300,7 +311,10 @@ impl Server {
         let log = self.locked_log()?;
         let mut command = user::server_command(&self.bin.join("postgres"));
         command.current_dir(self.work.path()).arg("-D").arg(&self.data);
-        command.args(["-p", &self.port.to_string(), "-k"]).arg(self.socket_dir());
+        command.args(["-p", &self.port.to_string()]);
+        if !self.own_socket {
+            command.arg("-k").arg(self.socket_dir());
+        }
         command.stdin(Stdio::null()).stderr(log.try_clone().map_err(|error| format!("the server's log: {error}"))?);
         let child = command.stdout(log).spawn().map_err(|error| format!("postgres: {error}"))?;
         self.process = Some(Process::watch(child));

@@ -241,6 +241,17 @@ impl Target {
         Ok(Some(pages.read(&part, file, limit).await?))
     }
 
+    /// A file of the backup that gets other content.
+    async fn replaced_file(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        let path = self.root.join(name);
+        self.blocking(move |target| {
+            let replaced = target.shelf.world.files.replace(&path, &bytes, 0o600);
+            replaced.map_err(Error::files("replace", &path))?;
+            target.own(&path)
+        })
+        .await
+    }
+
     /// `pg_control`, whose checkpoint nobody can start from.
     async fn control(&self, map: &StoredMap) -> Result<()> {
         let bytes = self.stored_file(map, CONTROL_FILE, 1 << 16).await?.ok_or_else(|| {
@@ -259,13 +270,30 @@ impl Target {
     }
 
     /// The settings that recovery needs and that keep the restored instance away from production, behind whatever
-    /// `postgresql.auto.conf` says; and the configuration files that PostgreSQL needs, where the backup has none.
+    /// `postgresql.auto.conf` says; no setting that leads out of the directory; and the configuration files that PostgreSQL
+    /// needs, where the backup has none.
     async fn settings(&self, plan: &Plan, map: &StoredMap, survey: &Survey) -> Result<()> {
-        let auto = self.stored_file(map, b"postgresql.auto.conf", 1 << 20).await?.unwrap_or_default();
-        self.small_file("postgresql.auto.conf", &settings::with_recovery(&auto, plan)).await?;
+        let home = plan.details.data_directory.as_deref();
+        let auto = self.stored_file(map, b"postgresql.auto.conf", settings::LARGEST).await?.unwrap_or_default();
+        let auto = settings::cleared(&auto, home);
+        self.small_file("postgresql.auto.conf", &settings::with_recovery(&auto.content, plan)).await?;
         self.small_file("recovery.signal", b"").await?;
-        for (name, content) in settings::missing_files(survey) {
-            self.small_file(name, content.as_bytes()).await?;
+        let mut unused = auto.unused;
+        for path in survey.files.iter().filter(|path| settings::may_hold_settings(path)) {
+            // Settings do not take that much: it is something else by that name.
+            let is_long = |part: PageMap| part.file(path).is_none_or(|file| file.len > settings::LARGEST);
+            if map.find(path).await?.is_none_or(is_long) {
+                continue;
+            }
+            let content = self.stored_file(map, path, settings::LARGEST).await?.unwrap_or_default();
+            let cleared = settings::cleared(&content, home);
+            if cleared.changed {
+                self.replaced_file(&text(path), cleared.content).await?;
+            }
+            unused.extend(cleared.unused);
+        }
+        for (name, content) in settings::missing_files(survey, &unused) {
+            self.replaced_file(name, content.into()).await?;
         }
         Ok(())
     }

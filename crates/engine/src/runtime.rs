@@ -35,6 +35,7 @@ pub use adopt::{Adopted, adopt, would_lift};
 pub use binaries::{Binaries, find_binaries};
 pub use endpoint::Endpoint;
 pub use instance::{Destroyed, Instance, MARKER, destroy};
+pub(crate) use isolation::socket_by_hand;
 pub use isolation::{
     Override, PRELOAD_ALLOWED, Places, Preload, Recovery, Situation, TargetAction, isolation, preload_libraries,
 };

@@ -236,6 +236,7 @@ async fn into_directory(context: &Context, instance: &Instance, plan: &Plan, arg
     }
     anstream::println!("It needs neither asof nor network. PostgreSQL {} recovers and opens it:", plan.details.major);
     anstream::println!("  pg_ctl -D {place} start          (as {}, who owns the files)", user.name);
+    anstream::println!("  psql -h {place}                  (its socket lies there)");
     // PGDATA, because images from 18 on keep theirs elsewhere; the address, because the restored settings listen on loopback
     // alone, which in a container is the container's own. The image gives the files to its own user.
     anstream::println!(

@@ -2,7 +2,7 @@
 //!
 //! There is one list. A server of ours gets it on its command line (`-c`), where neither `postgresql.auto.conf` in the restored
 //! data directory nor any other file wins. A directory that is started by hand has it at the end of that file
-//! (`restore::settings`), where it wins over every other file; only where a server of ours has its things is left out there.
+//! (`restore::settings`), where it wins over every other file; its places are the directory itself, wherever that is moved.
 //!
 //! Order matters in one place: the recovery targets that are cleared stand before the one that is set, because PostgreSQL
 //! refuses a second target while one is set (`error_multiple_recovery_targets`). In files that is the order of the last
@@ -84,7 +84,7 @@ pub struct Situation<'a> {
     pub major: Major,
     /// What hot standby demands, if that is known.
     pub minimums: Option<&'a StandbyMinimums>,
-    /// Where the server has its things; `None` for a directory that somebody starts by hand, who decides that.
+    /// Where the server has its things; `None` for a directory that somebody starts by hand and that has them in itself.
     pub places: Option<&'a Places>,
     /// The libraries to load.
     pub libraries: &'a [String],
@@ -135,8 +135,9 @@ pub fn preload_libraries(recorded: &str, also_allowed: &[String], installed: imp
 /// Every setting that isolates a server, in the order in which it is given.
 pub fn isolation(situation: &Situation<'_>) -> Vec<Override> {
     let mut list = Vec::new();
-    if let Some(places) = situation.places {
-        own_places(places, &mut list);
+    match situation.places {
+        Some(places) => own_places(places, &mut list),
+        None => list.push(socket_by_hand()),
     }
     let fixed = FIXED.iter().filter(|(_, _, since, until, _)| (*since..=*until).contains(&situation.major.number()));
     list.extend(fixed.map(|(name, value, _, _, why)| set(name, *value, why)));
@@ -166,6 +167,16 @@ fn own_places(places: &Places, list: &mut Vec<Override>) {
     list.push(set("unix_socket_directories", socket, "only our own directory, which nobody else enters"));
     list.push(set("unix_socket_permissions", "0700", "the socket trusts whoever reaches it"));
     list.push(set("log_directory", text(&places.run_directory), "production's log is not ours to write"));
+}
+
+/// The socket of a directory that somebody starts by hand. Servers work in their data directory (`ChangeToDataDir`), which only
+/// their user enters, so this place is right wherever the directory is.
+pub(crate) fn socket_by_hand() -> Override {
+    set(
+        "unix_socket_directories",
+        ".",
+        "production's socket directory is not ours, or not here: this is the data directory",
+    )
 }
 
 const ARCHIVE: &str = "a copy must not write into production's WAL archive";
