@@ -383,16 +383,19 @@ pub(crate) struct TargetArgs {
 
 #[derive(Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Add a key file with all rights, or a write-only one.
+    /// Add a key file with all rights, a write-only one, or a passphrase.
     Add {
         /// Who holds it.
         label: String,
         /// Where the key file goes.
-        #[arg(long, value_name = "FILE")]
-        out: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "passphrase", conflicts_with = "passphrase")]
+        out: Option<PathBuf>,
         /// A key that backs up but can neither restore nor delete.
-        #[arg(long)]
+        #[arg(long, conflicts_with = "passphrase")]
         write_only: bool,
+        /// A passphrase with all rights instead of a key file; asked for on a terminal, else one line of standard input.
+        #[arg(long)]
+        passphrase: bool,
     },
     /// List keys and signers.
     List {

@@ -27,8 +27,10 @@ pub(crate) struct RepositoryConfig {
     pub(crate) url: String,
     /// The fingerprint of its root key: another repository at the same place is refused.
     pub(crate) root_key: String,
-    /// The key file.
-    pub(crate) key_file: PathBuf,
+    /// The key file; where there is none, a passphrase opens the repository.
+    pub(crate) key_file: Option<PathBuf>,
+    /// The file that holds the passphrase; it is asked for when absent.
+    pub(crate) passphrase_file: Option<PathBuf>,
 }
 
 /// A protected server.
@@ -98,7 +100,14 @@ fn parse(path: &Path, text: &str) -> Result<Config> {
     })?;
     // Relative paths are meant from where the file lies.
     let base = path.parent().unwrap_or(Path::new("/"));
-    config.repository.key_file = base.join(&config.repository.key_file);
+    let opens = &mut config.repository;
+    if opens.key_file.is_some() && opens.passphrase_file.is_some() {
+        let what = format!("{} names both a key_file and a passphrase_file", path.display());
+        return Err(Failure::refused(what, "one of them opens the repository: remove the other line"));
+    }
+    for path in [&mut opens.key_file, &mut opens.passphrase_file].into_iter().flatten() {
+        *path = base.join(&*path);
+    }
     if !config.repository.url.contains("://") {
         config.repository.url = base.join(&config.repository.url).display().to_string();
     }
@@ -179,7 +188,7 @@ mod tests {
     #[test]
     fn relative_paths_are_meant_from_where_the_file_lies() {
         let config = parse(Path::new("/etc/asof/asof.toml"), MINIMAL).expect("parses");
-        assert_eq!(config.repository.key_file, Path::new("/etc/asof/asof.key"));
+        assert_eq!(config.repository.key_file.as_deref(), Some(Path::new("/etc/asof/asof.key")));
         assert_eq!(config.repository.url, "/etc/asof/repo");
     }
 
@@ -187,6 +196,15 @@ mod tests {
     fn an_unknown_key_is_refused_by_name() {
         let error = parse(Path::new("/x/asof.toml"), &format!("{MINIMAL}retention = 7\n")).expect_err("is refused");
         assert!(error.to_string().contains("retention"), "{error}");
+    }
+
+    #[test]
+    fn a_key_file_and_a_passphrase_file_exclude_each_other() {
+        let text = MINIMAL.replace("key_file", "passphrase_file");
+        let config = parse(Path::new("/etc/asof/asof.toml"), &text).expect("parses");
+        assert_eq!(config.repository.passphrase_file.as_deref(), Some(Path::new("/etc/asof/asof.key")));
+        let error = parse(Path::new("/x/asof.toml"), &format!("{text}key_file = \"b\"\n")).expect_err("is refused");
+        assert!(error.to_string().contains("both"), "{error}");
     }
 
     #[test]

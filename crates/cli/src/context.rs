@@ -19,6 +19,7 @@ use asof_world::World;
 
 use crate::config::{self, InstanceConfig, Loaded};
 use crate::failure::{Failure, Result};
+use crate::passphrase;
 use crate::show::Bar;
 
 /// How long a store that does not answer is asked again.
@@ -62,6 +63,12 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Whether somebody is there who can be asked.
+pub(crate) fn on_a_terminal() -> bool {
+    use std::io::IsTerminal;
+    std::io::stdin().is_terminal()
+}
+
 impl Context {
     pub(crate) fn bar(&self) -> Arc<Bar> {
         Arc::new(Bar::new(self.quiet))
@@ -90,7 +97,10 @@ impl Context {
     /// Opens the configured repository.
     pub(crate) async fn repository(&self, loaded: &Loaded) -> Result<Repository> {
         let configured = &loaded.config.repository;
-        let key = read_key(&configured.key_file)?;
+        let key = match &configured.key_file {
+            Some(path) => read_key(path)?,
+            None => Key::Passphrase(passphrase::of_repository(loaded)?.into()),
+        };
         let expected = configured.root_key.parse().map_err(|_| {
             let what = format!("root_key in {} is not a fingerprint", loaded.path.display());
             Failure::refused(what, "it has 32 hexadecimal digits; `asof init` printed it")
@@ -220,19 +230,23 @@ pub(crate) fn resolve(mut settings: Settings, environment: Environment) -> Resul
     Ok(Server { config, environment })
 }
 
-/// Reads a key file; one that others can read is refused.
-pub(crate) fn read_key(path: &Path) -> Result<Key> {
+fn read_key(path: &Path) -> Result<Key> {
+    let hint =
+        "put it back, or write it anew from the recovery kit; without key_file in asof.toml, a passphrase is asked for";
+    Ok(Key::parse(&read_secret("key file", path, hint)?)?)
+}
+
+/// Reads a file that holds a secret; one that others can read is refused. `missing` is what to do when it is not there.
+pub(crate) fn read_secret(kind: &str, path: &Path, missing: &str) -> Result<String> {
     use std::os::unix::fs::PermissionsExt;
     let found = std::fs::metadata(path);
     if found.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-        let what = format!("there is no key file {}", path.display());
-        return Err(Failure::refused(what, "put it back, or write it anew from the recovery kit"));
+        return Err(Failure::refused(format!("there is no {kind} {}", path.display()), missing));
     }
-    let mode = found.map_err(Failure::file("read the key file", path))?.permissions().mode() & 0o777;
+    let mode = found.map_err(Failure::file("read", path))?.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        let what = format!("the key file {} can be read by others (mode {mode:o})", path.display());
+        let what = format!("the {kind} {} can be read by others (mode {mode:o})", path.display());
         return Err(Failure::refused(what, format!("chmod 600 {}", path.display())));
     }
-    let text = std::fs::read_to_string(path).map_err(Failure::file("read the key file", path))?;
-    Ok(Key::parse(&text)?)
+    std::fs::read_to_string(path).map_err(Failure::file("read", path))
 }

@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod context;
 mod failure;
+mod passphrase;
 mod show;
 
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use support::{Desk, PASSWORD, json, mode, protected, with_server};
+use support::{Desk, PASSPHRASE, PASSWORD, json, mode, protected, with_server};
 
 // Configuration and keys.
 
@@ -107,6 +107,62 @@ fn a_second_key_opens_the_repository_without_the_first() {
     assert_eq!(mode(&desk.path("second.key")), 0o600);
     fs::rename(desk.path("second.key"), desk.path("asof.key")).expect("moved");
     assert!(desk.done("key list").contains("second"));
+}
+
+#[test]
+fn a_passphrase_opens_the_repository_in_place_of_the_key_file() {
+    let desk = Desk::with_repository();
+    let said = desk.run(desk.command().args(["key", "add", "kit", "--passphrase"]).stdin(desk.input("five words")));
+    said.must("key add", 3, &["10 characters", "at least 15"]);
+    let said = desk.run(desk.command().args(["key", "add", "kit", "--passphrase"]).stdin(desk.input("")));
+    said.must("key add", 3, &["standard input holds no passphrase"]);
+    let said = desk.run(desk.command().args(["key", "add", "kit", "--passphrase"]).stdin(desk.input(PASSPHRASE)));
+    assert_eq!(said.code, 0, "{said:?}");
+    let listed = json(&desk.done("key list --json"));
+    let kinds = listed.as_array().expect("a list").iter().filter(|row| row["kind"] == "passphrase");
+    assert_eq!(kinds.map(|row| row["label"].clone()).collect::<Vec<_>>(), ["kit"]);
+
+    fs::remove_file(desk.path("asof.key")).expect("removed");
+    let configuration = desk.read("asof.toml");
+    let key_file = configuration.lines().find(|line| line.starts_with("key_file")).expect("a key file");
+    desk.write("asof.toml", &configuration.replace(key_file, ""));
+    desk.refused("key list", 3, &["nobody is there to be asked for a passphrase", "passphrase_file"]);
+    desk.write("asof.toml", &configuration.replace(key_file, "passphrase_file = \"phrase\""));
+    desk.refused("key list", 3, &["there is no passphrase file"]);
+    desk.write("phrase", "correct horse battery stable\n");
+    desk.refused("key list", 3, &["can be read by others", "chmod 600"]);
+    fs::set_permissions(desk.path("phrase"), fs::Permissions::from_mode(0o600)).expect("a new mode");
+    desk.refused("key list", 6, &["the passphrase opens none of the keys"]);
+    desk.write("phrase", &format!("{PASSPHRASE}\n"));
+    // With all rights: from here on there is a key file again.
+    desk.done("key add second --out asof.key");
+    desk.refused("key export", 3, &["no key_file", "asof key add"]);
+    desk.write("asof.toml", &configuration);
+    assert_eq!(json(&desk.done("key list --json")).as_array().map(Vec::len), Some(6));
+}
+
+#[test]
+fn on_a_terminal_a_new_passphrase_is_asked_for_twice_and_one_that_opens_once_and_none_is_shown() {
+    let desk = Desk::with_repository();
+    let add = "key add kit --passphrase";
+    let typed = [("New passphrase: ", PASSPHRASE), ("Once more: ", "correct horse battery stable")];
+    let said = desk.typed(add, &typed);
+    assert!(said.code == 3 && said.out.contains("the two passphrases differ"), "{said:?}");
+    assert!(!desk.done("key list").contains("passphrase"));
+    let said = desk.typed(add, &[("New passphrase: ", PASSPHRASE), ("Once more: ", PASSPHRASE)]);
+    assert!(said.code == 0 && !said.out.contains(PASSPHRASE), "{said:?}");
+    let configuration = desk.read("asof.toml");
+    desk.write("asof.toml", &configuration.replace("key_file", "# key_file"));
+    let said = desk.typed("key list", &[("Passphrase of ", PASSPHRASE)]);
+    assert!(said.code == 0 && said.out.contains("kit") && !said.out.contains(PASSPHRASE), "{said:?}");
+}
+
+#[test]
+fn a_passphrase_is_no_key_file() {
+    let desk = Desk::with_repository();
+    desk.refused("key add kit --passphrase --out kit.key", 2, &["cannot be used with"]);
+    desk.refused("key add kit --passphrase --write-only", 2, &["cannot be used with"]);
+    desk.refused("key add kit", 2, &["--out"]);
 }
 
 #[test]

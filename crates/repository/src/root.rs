@@ -210,6 +210,22 @@ impl SealedKeys {
     }
 }
 
+/// Whether a file under `keys/` was sealed to a passphrase.
+fn takes_passphrase(sealed: &[u8]) -> bool {
+    age::Decryptor::new(sealed).is_ok_and(|sealed| sealed.is_scrypt())
+}
+
+/// A file under `keys/`: one way to open the repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Its name there.
+    pub id: String,
+    /// Who holds what opens it. The first key is older than the journal and has none.
+    pub label: Option<String>,
+    /// Whether a passphrase opens it, and not a key file.
+    pub passphrase: bool,
+}
+
 /// An entry of the repository's journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -430,8 +446,9 @@ async fn passphrase_keyring(store: &dyn Store, root: &Root, passphrase: &SecretS
     identity.set_max_work_factor(PASSPHRASE_WORK);
     for listed in store.list("keys/").await? {
         let sealed = store.read(&listed.name, ReadRange::Whole).await?;
-        let is_candidate = age::Decryptor::new(sealed.as_ref()).is_ok_and(|sealed| sealed.is_scrypt());
-        if is_candidate && let Ok(keys) = SealedKeys::open(&sealed, &identity, &listed.name) {
+        if takes_passphrase(&sealed)
+            && let Ok(keys) = SealedKeys::open(&sealed, &identity, &listed.name)
+        {
             return keys.keyring(root, &listed.name);
         }
     }
@@ -475,6 +492,21 @@ impl Repository {
     /// The present lineage of an instance.
     pub fn lineage_of(&self, instance: &str) -> Option<Id> {
         self.journal.state().instances.get(instance).and_then(|lineages| lineages.last()).copied()
+    }
+
+    /// Every file under `keys/`, by name. Of a key in the journal whose file is not listed nothing is said.
+    pub async fn recipients(&self) -> Result<Vec<Recipient>> {
+        let labels: BTreeMap<String, &String> =
+            self.journal.state().recipients.iter().map(|(id, label)| (id.to_string(), label)).collect();
+        let mut files = self.store.list("keys/").await?;
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut recipients = Vec::new();
+        for file in files {
+            let id = file.name.trim_start_matches("keys/").to_owned();
+            let passphrase = takes_passphrase(&self.store.read(&file.name, ReadRange::Whole).await?);
+            recipients.push(Recipient { label: labels.get(&id).map(|label| (*label).clone()), id, passphrase });
+        }
+        Ok(recipients)
     }
 
     /// Adds a key file with all rights. Its part in the repository is written before the journal names it.

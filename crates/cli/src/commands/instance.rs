@@ -15,7 +15,7 @@ use crate::args::{ConnectionForm, Grants, InstanceAdd, InstanceCommand, OneInsta
 use crate::commands::backup;
 use crate::commands::check::{Replication, replication};
 use crate::config::{self, InstanceConfig, Loaded, write_durably};
-use crate::context::{Context, conninfo_refused, resolve};
+use crate::context::{Context, conninfo_refused, on_a_terminal, resolve};
 use crate::failure::{DENIED, Failure, Result};
 use crate::show;
 
@@ -122,11 +122,6 @@ async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
     );
     anstream::println!("Next: asof backup create {0}; asof wal receive {0}", args.name);
     Ok(())
-}
-
-fn on_a_terminal() -> bool {
-    use std::io::IsTerminal;
-    std::io::stdin().is_terminal()
 }
 
 fn check_name(name: &str) -> Result<()> {

@@ -1,18 +1,21 @@
 //! `asof key`: who can open the repository.
 
-use std::collections::BTreeMap;
-
 use crate::args::KeyCommand;
 use crate::config::write_durably;
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::show;
+use crate::{passphrase, show};
 
 pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<()> {
     let loaded = context.loaded()?;
     let mut repository = context.repository(&loaded).await?;
     match command {
-        KeyCommand::Add { label, out, write_only } => {
+        KeyCommand::Add { label, out: None, .. } => {
+            repository.keyring.require_data_secret("a new key")?;
+            let id = repository.add_passphrase(&label, passphrase::chosen()?.into()).await?;
+            anstream::println!("added {id}: the passphrase opens the repository where asof.toml names no key_file");
+        }
+        KeyCommand::Add { label, out: Some(out), write_only, .. } => {
             if out.exists() {
                 let what = format!("{} exists already", out.display());
                 return Err(Failure::refused(what, "name another with --out; a key is never overwritten"));
@@ -26,14 +29,9 @@ pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<()> {
         }
         KeyCommand::List { json } => {
             let state = repository.journal.state();
-            // The first key is older than the journal, so that only its file tells of it.
-            let mut files = repository.store.list("keys/").await?;
-            files.sort_by(|a, b| a.name.cmp(&b.name));
-            let labels = state.recipients.iter().map(|(id, label)| (id.to_string(), label.clone()));
-            let labels: BTreeMap<String, String> = labels.collect();
-            let recipients = files.iter().filter_map(|file| file.name.strip_prefix("keys/")).map(|id| {
-                let label = labels.get(id).cloned().unwrap_or_else(|| "made by `asof init`".to_owned());
-                (id.to_owned(), "key".to_owned(), label)
+            let recipients = repository.recipients().await?.into_iter().map(|it| {
+                let kind = if it.passphrase { "passphrase" } else { "key" };
+                (it.id, kind.to_owned(), it.label.unwrap_or_else(|| "made by `asof init`".to_owned()))
             });
             let signers = state.signers.iter().map(|(id, entry)| {
                 let roles: Vec<String> = entry.roles.iter().map(|role| format!("{role:?}").to_lowercase()).collect();
@@ -50,7 +48,13 @@ pub(crate) async fn run(context: &Context, command: KeyCommand) -> Result<()> {
         KeyCommand::Export => {
             // A kit that cannot restore would be found out on the worst day.
             repository.keyring.require_data_secret("the recovery kit")?;
-            let path = &loaded.config.repository.key_file;
+            let Some(path) = &loaded.config.repository.key_file else {
+                let what = format!("{} names no key_file, and the recovery kit holds a key", loaded.path.display());
+                return Err(Failure::refused(
+                    what,
+                    "make a key with `asof key add LABEL --out FILE` and name it there",
+                ));
+            };
             let key = std::fs::read_to_string(path).map_err(Failure::file("read the key file", path))?;
             anstream::println!("RECOVERY KIT — keep this on paper, away from the machines it protects");
             anstream::println!();

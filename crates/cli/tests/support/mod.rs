@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use asof_testkit::{Options, Server, Workdir};
 use serde_json::Value;
 
 pub(crate) const PASSWORD: &str = "correct-horse";
+pub(crate) const PASSPHRASE: &str = "correct horse battery staple";
 
 /// A home, from which `asof` is called.
 pub(crate) struct Desk {
@@ -78,6 +80,49 @@ impl Desk {
     /// As [`asof`](Self::asof); it must end with `code` and name each of `expected` in its message.
     pub(crate) fn refused(&self, words: &str, code: i32, expected: &[&str]) {
         self.asof(words).must(words, code, expected);
+    }
+
+    /// A file with one line, for a command's standard input.
+    pub(crate) fn input(&self, line: &str) -> fs::File {
+        self.write("input", &format!("{line}\n"));
+        fs::File::open(self.path("input")).expect("it was just written")
+    }
+
+    /// Runs `asof` on a terminal of its own (`script`, util-linux) and types a line at each prompt. Everything is in `out`.
+    pub(crate) fn typed(&self, words: &str, lines: &[(&str, &str)]) -> Said {
+        let command = format!("tty > tty; exec {} {words}", env!("CARGO_BIN_EXE_asof"));
+        let mut script = Command::new("timeout");
+        script.args(["60", "script", "-qec", &command, "/dev/null"]).env("HOME", self.work.path());
+        script.current_dir(self.work.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut running = script.spawn().expect("script runs");
+        let (mut keys, mut screen) = (running.stdin.take().expect("piped"), running.stdout.take().expect("piped"));
+        let mut seen = Vec::new();
+        let mut read = |seen: &mut Vec<u8>| {
+            let mut piece = [0; 4096];
+            let read = screen.read(&mut piece).expect("a pipe can be read");
+            seen.extend_from_slice(&piece[..read]);
+            read > 0
+        };
+        for (prompt, line) in lines {
+            let from = seen.len();
+            while !String::from_utf8_lossy(&seen[from..]).contains(prompt) {
+                assert!(read(&mut seen), "no `{prompt}` in {}", String::from_utf8_lossy(&seen));
+            }
+            // The prompt comes first, then the terminal is told not to show what is typed.
+            while !self.is_silent(self.read("tty").trim()) {
+                assert!(running.try_wait().expect("it can be asked").is_none(), "nobody reads what is typed");
+                std::thread::yield_now();
+            }
+            keys.write_all(format!("{line}\n").as_bytes()).expect("typed");
+        }
+        while read(&mut seen) {}
+        let code = running.wait().expect("it ended").code().expect("no signal");
+        Said { code, out: String::from_utf8_lossy(&seen).into_owned(), err: String::new() }
+    }
+
+    fn is_silent(&self, terminal: &str) -> bool {
+        let stty = Command::new("stty").args(["-a", "-F", terminal]).output().expect("stty runs");
+        String::from_utf8_lossy(&stty.stdout).split_whitespace().any(|flag| flag == "-echo")
     }
 
     pub(crate) fn add(&self, name: &str, conninfo: &str) -> Said {
