@@ -322,7 +322,8 @@ fn has_tablespaces(plan: &Plan) -> bool {
     !plan.details.tablespaces.is_empty()
 }
 
-/// Files that the restore writes itself, and those that would make the server follow production.
+/// Files that the restore writes itself, and those that would make the server follow production, or take it for itself: the
+/// lock of a socket in the data directory names the process that had it.
 fn is_ours(path: &[u8]) -> bool {
     const NAMES: [&[u8]; 6] = [
         b"postgresql.auto.conf",
@@ -332,7 +333,8 @@ fn is_ours(path: &[u8]) -> bool {
         b"tablespace_map",
         b"postmaster.pid",
     ];
-    path == CONTROL_FILE || NAMES.contains(&path) || path.starts_with(b"pg_replslot/")
+    let prefixes = [b"pg_replslot/".as_slice(), b".s.PGSQL."];
+    path == CONTROL_FILE || NAMES.contains(&path) || prefixes.iter().any(|prefix| path.starts_with(prefix))
 }
 
 /// The files that no job has taken yet, in order of path: only the part at hand is in memory.

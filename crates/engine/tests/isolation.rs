@@ -252,6 +252,8 @@ async fn a_restored_directory_needs_nothing_outside_of_itself_whatever_productio
         // What is left of initdb's rules is not in force, and may not become so.
         server.write_data_file("pg_hba.conf", b"host all all 127.0.0.1/32 trust\n");
         server.write_data_file("own.conf", b"maintenance_work_mem = '7MB'\n");
+        // As a socket in the data directory leaves it behind; this process lives.
+        server.write_data_file(".s.PGSQL.1.lock", format!("{}\n", std::process::id()).as_bytes());
         let place = outside.display();
         let settings = format!(
             "data_directory = '{}'\nhba_file = '{place}/hba'\nexternal_pid_file = '{place}/pid'\n\
@@ -269,9 +271,11 @@ async fn a_restored_directory_needs_nothing_outside_of_itself_whatever_productio
         let written = restore::write(&production.owner, &plan, options, Arc::new(Silent)).await;
         written.unwrap_or_else(|error| panic!("{}", chain(&error)));
 
-        // Production runs, and on another machine nothing would be at that place.
+        // Production runs, and on another machine nothing would be at that place, nor the directory where it was restored.
         std::fs::remove_dir_all(&outside).expect("removed");
-        let mut restored = Server::adopt_as_it_is(major, &plan.destination);
+        let elsewhere = production.work.path().join("carried");
+        std::fs::rename(&plan.destination, &elsewhere).expect("carried away");
+        let mut restored = Server::adopt_as_it_is(major, &elsewhere);
         restored.start();
         let psql = |password: &str| {
             let mut psql = restored.tool("psql");
@@ -296,7 +300,9 @@ async fn a_restored_directory_needs_nothing_outside_of_itself_whatever_productio
             assert_eq!(shown(name), value, "{name} of {major}");
         }
         assert_eq!(answer(psql("correct-horse"), "select count(*) from rows"), "1");
-        assert!(names_in(directory).contains(&format!(".s.PGSQL.{}", restored.port())));
+        let port = restored.port();
+        let sockets: Vec<_> = names_in(directory).into_iter().filter(|name| name.starts_with(".s.PGSQL.")).collect();
+        assert_eq!(sockets, [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")], "{major}");
         assert!(!outside.exists());
     }
 }
