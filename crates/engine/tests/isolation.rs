@@ -238,71 +238,84 @@ async fn a_restored_directory_is_started_by_hand_without_acting_on_production() 
     assert!(!everything_in(&production.logs).contains("application_name=follower"));
 }
 
+/// Restarts the server with settings that name places outside of its data directory, and returns where they lie.
+#[expect(clippy::disallowed_methods, reason = "the test changes the real files behind the server's back")]
+fn lead_outside(server: &mut Server) -> PathBuf {
+    server.psql("create table rows as select 1 as n; alter role postgres password 'correct-horse'");
+    let (outside, data) = (server.work().directory("outside"), server.data_dir().to_owned());
+    std::fs::rename(data.join("pg_hba.conf"), outside.join("hba")).expect("moved");
+    std::fs::copy(data.join("pg_ident.conf"), outside.join("ident")).expect("copied");
+    std::fs::write(outside.join("more.conf"), "work_mem = '5MB'\n").expect("written");
+    // What is left of initdb's rules is not in force, and may not become so.
+    server.write_data_file("pg_hba.conf", b"host all all 127.0.0.1/32 trust\n");
+    server.write_data_file("own.conf", b"maintenance_work_mem = '7MB'\n");
+    // As a socket in the data directory leaves it behind; this process lives.
+    server.write_data_file(".s.PGSQL.1.lock", format!("{}\n", std::process::id()).as_bytes());
+    let place = outside.display();
+    let settings = format!(
+        "data_directory = '{}'\nhba_file = '{place}/hba'\nexternal_pid_file = '{place}/pid'\n\
+         unix_socket_directories = '{place}'\nlogging_collector = on\nlog_directory = '{place}'\n\
+         include '{place}/more.conf'\ninclude 'own.conf'\n",
+        data.display()
+    );
+    let configuration = std::fs::read_to_string(data.join("postgresql.conf")).expect("is text") + &settings;
+    server.write_data_file("postgresql.conf", configuration.as_bytes());
+    server.psql(&format!("alter system set ident_file = '{place}/ident'"));
+    server.restart();
+    outside
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::disallowed_methods, reason = "the test looks at the real files behind the servers' back")]
 async fn a_restored_directory_needs_nothing_outside_of_itself_whatever_production_s_settings_name() {
     for major in majors() {
         let mut production = Protected::new(major, &Options::default()).await;
-        let server = &mut production.server;
-        server.psql("create table rows as select 1 as n; alter role postgres password 'correct-horse'");
-        let (outside, data) = (server.work().directory("outside"), server.data_dir().to_owned());
-        std::fs::rename(data.join("pg_hba.conf"), outside.join("hba")).expect("moved");
-        std::fs::copy(data.join("pg_ident.conf"), outside.join("ident")).expect("copied");
-        std::fs::write(outside.join("more.conf"), "work_mem = '5MB'\n").expect("written");
-        // What is left of initdb's rules is not in force, and may not become so.
-        server.write_data_file("pg_hba.conf", b"host all all 127.0.0.1/32 trust\n");
-        server.write_data_file("own.conf", b"maintenance_work_mem = '7MB'\n");
-        // As a socket in the data directory leaves it behind; this process lives.
-        server.write_data_file(".s.PGSQL.1.lock", format!("{}\n", std::process::id()).as_bytes());
-        let place = outside.display();
-        let settings = format!(
-            "data_directory = '{}'\nhba_file = '{place}/hba'\nexternal_pid_file = '{place}/pid'\n\
-             unix_socket_directories = '{place}'\nlogging_collector = on\nlog_directory = '{place}'\n\
-             include '{place}/more.conf'\ninclude 'own.conf'\n",
-            data.display()
-        );
-        let configuration = std::fs::read_to_string(data.join("postgresql.conf")).expect("is text") + &settings;
-        server.write_data_file("postgresql.conf", configuration.as_bytes());
-        server.psql(&format!("alter system set ident_file = '{place}/ident'"));
-        server.restart();
+        let outside = lead_outside(&mut production.server);
         production.backup("first").await;
-        let plan = production.plan(Target::Latest, true).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        let options = WriteOptions { existing: Existing::Refuse, jobs: 2, owner: None };
-        let written = restore::write(&production.owner, &plan, options, Arc::new(Silent)).await;
-        written.unwrap_or_else(|error| panic!("{}", chain(&error)));
-
         // Production runs, and on another machine nothing would be at that place, nor the directory where it was restored.
         std::fs::remove_dir_all(&outside).expect("removed");
+        let mut request = production.wanted(Target::Latest, true);
         let elsewhere = production.work.path().join("carried");
-        std::fs::rename(&plan.destination, &elsewhere).expect("carried away");
-        let mut restored = Server::adopt_as_it_is(major, &elsewhere);
-        restored.start();
-        let psql = |password: &str| {
-            let mut psql = restored.tool("psql");
-            psql.env("PGPASSWORD", password);
-            psql
-        };
-        let output = psql("wrong").args(["-c", "select 1"]).output().expect("psql runs");
-        assert!(!output.status.success(), "{major} lets in whoever comes");
-        let shown = |name: &str| answer(psql("correct-horse"), &format!("show {name}"));
-        let directory = restored.data_dir();
-        for (name, value) in [
-            ("data_directory", directory.display().to_string()),
-            ("config_file", directory.join("postgresql.conf").display().to_string()),
-            ("hba_file", directory.join("pg_hba.conf").display().to_string()),
-            ("ident_file", directory.join("pg_ident.conf").display().to_string()),
-            ("external_pid_file", String::new()),
-            ("unix_socket_directories", ".".to_owned()),
-            ("logging_collector", "off".to_owned()),
-            ("work_mem", "4MB".to_owned()),
-            ("maintenance_work_mem", "7MB".to_owned()),
-        ] {
-            assert_eq!(shown(name), value, "{name} of {major}");
+        for existing in [Existing::Refuse, Existing::Compare] {
+            let plan = restore::plan(&production.owner, &request).await;
+            let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            let options = WriteOptions { existing, jobs: 2, owner: None };
+            let written = restore::write(&production.owner, &plan, options, Arc::new(Silent)).await;
+            written.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            if existing == Existing::Refuse {
+                std::fs::rename(&request.destination, &elsewhere).expect("carried away");
+                request.destination.clone_from(&elsewhere);
+            }
+            let mut restored = Server::adopt_as_it_is(major, &elsewhere);
+            restored.start();
+            let psql = |password: &str| {
+                let mut psql = restored.tool("psql");
+                psql.env("PGPASSWORD", password);
+                psql
+            };
+            let output = psql("wrong").args(["-c", "select 1"]).output().expect("psql runs");
+            assert!(!output.status.success(), "{major} lets in whoever comes");
+            let shown = |name: &str| answer(psql("correct-horse"), &format!("show {name}"));
+            let directory = restored.data_dir();
+            for (name, value) in [
+                ("data_directory", directory.display().to_string()),
+                ("config_file", directory.join("postgresql.conf").display().to_string()),
+                ("hba_file", directory.join("pg_hba.conf").display().to_string()),
+                ("ident_file", directory.join("pg_ident.conf").display().to_string()),
+                ("external_pid_file", String::new()),
+                ("unix_socket_directories", ".".to_owned()),
+                ("logging_collector", "off".to_owned()),
+                ("work_mem", "4MB".to_owned()),
+                ("maintenance_work_mem", "7MB".to_owned()),
+            ] {
+                assert_eq!(shown(name), value, "{name} of {major}");
+            }
+            assert_eq!(answer(psql("correct-horse"), "select count(*) from rows"), "1");
+            let port = restored.port();
+            let sockets: Vec<_> =
+                names_in(directory).into_iter().filter(|name| name.starts_with(".s.PGSQL.")).collect();
+            assert_eq!(sockets, [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")], "{major}");
         }
-        assert_eq!(answer(psql("correct-horse"), "select count(*) from rows"), "1");
-        let port = restored.port();
-        let sockets: Vec<_> = names_in(directory).into_iter().filter(|name| name.starts_with(".s.PGSQL.")).collect();
-        assert_eq!(sockets, [format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")], "{major}");
         assert!(!outside.exists());
     }
 }
