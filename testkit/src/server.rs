@@ -47,11 +47,13 @@ impl Options {
 }
 
 /// Speed over durability, because a killed process loses nothing that the kernel already has; small memory, because
-/// several servers run at a time; and a listener on loopback besides the socket.
+/// several servers run at a time; a listener on loopback besides the socket; and no shared memory in `/dev/shm`, where that of
+/// a killed server would stay.
 const CONFIG: &str = "\
 listen_addresses = '127.0.0.1'
 fsync = off
 shared_buffers = 32MB
+dynamic_shared_memory_type = mmap
 max_wal_senders = 10
 max_replication_slots = 10
 ";
@@ -361,14 +363,20 @@ impl Server {
         file.and_then(|file| file.lock().map(|()| file)).map_err(|error| format!("the server's log: {error}"))
     }
 
-    /// Stops the first process so that it forks no more, then kills it and all its children at once.
+    /// Stops the first process so that it forks no more, then kills it and all its children at once. The segment of shared memory
+    /// that tells PostgreSQL whether somebody is there goes, too: only a start in the same directory would remove it.
     fn kill_all(&mut self) -> Result<(), String> {
         let pid = self.process.as_ref().ok_or("the server to kill does not run")?.pid;
         signal("STOP", &[pid])?;
         let mut all = children(pid);
         all.push(pid);
         signal("KILL", &all)?;
-        self.wait_for_the_end()
+        self.wait_for_the_end()?;
+        if let Some(segment) = shared_memory(&self.data) {
+            // Where it cannot be removed it stays, as it would have.
+            let _ = Command::new("ipcrm").args(["-m", &segment]).stderr(Stdio::null()).status();
+        }
+        Ok(())
     }
 
     /// Returns when no process has the log open for writing any more.
@@ -422,6 +430,13 @@ fn is_ready(data: &Path, pid: u32) -> bool {
     let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     lines.first() == Some(&pid.to_string().as_str()) && matches!(lines.get(7), Some(&("ready" | "standby")))
+}
+
+/// The id of the server's System V segment, which stands in line 7 of `postmaster.pid` behind its key
+/// (`LOCK_FILE_LINE_SHMEM_KEY`).
+fn shared_memory(data: &Path) -> Option<String> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    Some(text.lines().nth(6)?.split_whitespace().nth(1)?.to_owned())
 }
 
 fn run_initdb(bin: &Path, major: u32, data: &Path, options: &Options) {

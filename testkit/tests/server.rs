@@ -110,6 +110,24 @@ fn a_dropped_server_leaves_no_process_and_no_file() {
 }
 
 #[test]
+fn a_killed_server_leaves_no_shared_memory() {
+    for major in majors() {
+        let mut server = Server::running(major, &Options::default());
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.pid().unwrap())).unwrap();
+        assert!(maps.contains("/pg_dynshmem/") && !maps.contains("/dev/shm/"), "{major}: {maps}");
+        let pid_file = std::fs::read_to_string(server.data_dir().join("postmaster.pid")).unwrap();
+        let segment = pid_file.lines().nth(6).unwrap().split_whitespace().nth(1).unwrap().to_owned();
+        let exists = || {
+            let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
+            segments.lines().any(|line| line.split_whitespace().nth(1) == Some(&segment))
+        };
+        assert!(exists(), "{major}");
+        server.kill();
+        assert!(!exists(), "{major}");
+    }
+}
+
+#[test]
 fn a_server_goes_when_its_test_panics() {
     let panicked = std::panic::catch_unwind(|| {
         let server = Server::running(15, &Options::default());
