@@ -399,12 +399,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_started_by_hand_has_the_same_list_without_places() {
+    fn a_directory_that_is_started_by_hand_has_the_same_list_with_its_socket_as_the_only_place() {
         for major in Major::ALL {
             let ours = list(major, None);
             let situation =
                 Situation { major, minimums: Some(&MINIMUMS), places: None, libraries: &[], recovery: None };
             let by_hand = isolation(&situation);
+            let (socket, by_hand) = by_hand.split_first().expect("there are settings");
+            assert_eq!(*socket, socket_by_hand());
             assert_eq!(ours[ours.len() - by_hand.len()..], by_hand);
             let rest: Vec<_> = ours[..ours.len() - by_hand.len()].iter().map(|it| it.name.as_str()).collect();
             let places = [

@@ -207,6 +207,7 @@ async fn receive_again_and_again(
     let world = &settings.shelf.world;
     let mut wait = FIRST_WAIT;
     while !progress.wants_stop() {
+        settings.spool.as_ref().map_or(Ok(()), |spool| spool.check())?;
         let before = progress.durable();
         match receive_once(settings, progress, observer).await {
             Ok(()) => return Ok(()),

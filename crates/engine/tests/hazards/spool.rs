@@ -89,19 +89,25 @@ async fn restored(stage: &Stage, name: &str) -> String {
     stage.start(&data).psql("select count(*), sum(n) from t").trim().to_owned()
 }
 
+/// A synchronous receiver, and from now on the repository is away for as long as `away` says.
+async fn through_an_outage(stage: &Stage, away: &Arc<AtomicBool>) -> (Receiver, Lsn) {
+    let is_away = away.clone();
+    let shelf = Unanswered::shelf(&stage.shelf, move |_, _| is_away.load(Ordering::Relaxed));
+    let receiver = Receiver::start(stage, &shelf, &stage.world).await;
+    let before = flushed(stage);
+    receiver.until("stored", |progress| progress.stored() >= before).await;
+    wait_for_asof(stage);
+    away.store(true, Ordering::Relaxed);
+    (receiver, before)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hz_c1_with_a_spool_commits_return_and_are_kept_while_the_repository_is_away() {
     let stage = Stage::plain().await;
     stage.sql("create table t (n int)");
     stage.back_up("one").await.expect("the backup is made");
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = away.clone();
-    let shelf = Unanswered::shelf(&stage.shelf, move |_, _| is_away.load(Ordering::Relaxed));
-    let receiver = Receiver::start(&stage, &shelf, &stage.world).await;
-    let before = flushed(&stage);
-    receiver.until("stored", |progress| progress.stored() >= before).await;
-    wait_for_asof(&stage);
-    away.store(true, Ordering::Relaxed);
+    let away = Arc::default();
+    let (receiver, before) = through_an_outage(&stage, &away).await;
     for n in 1..=10 {
         stage.sql(&format!("insert into t values ({n})"));
         if n % 3 == 0 {
@@ -130,15 +136,8 @@ async fn hz_c1_a_spool_that_outlives_primary_and_receiver_is_stored_by_the_next_
     let stage = Stage::plain().await;
     stage.sql("create table t (n int)");
     stage.back_up("one").await.expect("the backup is made");
-    let away = Arc::new(AtomicBool::new(false));
-    let is_away = away.clone();
-    let shelf = Unanswered::shelf(&stage.shelf, move |_, _| is_away.load(Ordering::Relaxed));
     let constants = stage.constants().await;
-    let receiver = Receiver::start(&stage, &shelf, &stage.world).await;
-    let before = flushed(&stage);
-    receiver.until("stored", |progress| progress.stored() >= before).await;
-    wait_for_asof(&stage);
-    away.store(true, Ordering::Relaxed);
+    let (receiver, _) = through_an_outage(&stage, &Arc::default()).await;
     for n in 1..=10 {
         stage.sql(&format!("insert into t values ({n})"));
     }
