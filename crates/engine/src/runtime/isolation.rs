@@ -407,7 +407,7 @@ mod tests {
             let by_hand = isolation(&situation);
             let (socket, by_hand) = by_hand.split_first().expect("there are settings");
             assert_eq!(*socket, socket_by_hand());
-            assert_eq!(ours[ours.len() - by_hand.len()..], by_hand);
+            assert_eq!(&ours[ours.len() - by_hand.len()..], by_hand);
             let rest: Vec<_> = ours[..ours.len() - by_hand.len()].iter().map(|it| it.name.as_str()).collect();
             let places = [
                 "config_file",
