@@ -193,6 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_this_file_names_every_key_and_its_example_is_read() {
+        let page = include_str!("../../../docs/guide/configuration.md");
+        let example = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+        parse(Path::new("/x/asof.toml"), example).expect("parses");
+        for table in ["[repository]\nnone = 1\n".to_owned(), format!("{MINIMAL}[instances.a]\nnone = 1\n")] {
+            let error = parse(Path::new("/x/asof.toml"), &table).expect_err("is refused").to_string();
+            let known = error.split("expected one of ").nth(1).expect("the keys that are known");
+            let keys: Vec<_> = known.lines().next().expect("a line").split(", ").collect();
+            assert!(keys.len() >= 4, "{error}");
+            keys.iter().for_each(|key| assert!(page.contains(&format!("| {key} |")), "{key} is not on the page"));
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_by_name() {
         let error = parse(Path::new("/x/asof.toml"), &format!("{MINIMAL}retention = 7\n")).expect_err("is refused");
         assert!(error.to_string().contains("retention"), "{error}");

@@ -24,7 +24,7 @@ use std::time::Duration;
 use asof_testkit::{Moto, Options, Server, Workdir, majors};
 
 /// Every page, and what its reader has done before.
-const PAGES: [(&str, Before); 10] = [
+const PAGES: [(&str, Before); 11] = [
     ("README.md", Before::Nothing),
     ("first-backup.md", Before::Nothing),
     ("restore.md", Before::Receiving),
@@ -34,6 +34,7 @@ const PAGES: [(&str, Before); 10] = [
     ("keys.md", Before::Protected),
     ("instances.md", Before::Protected),
     ("troubleshooting.md", Before::Protected),
+    ("configuration.md", Before::Protected),
     ("s3.md", Before::Bucket),
 ];
 
@@ -85,6 +86,11 @@ fn restores_can_be_executed_and_the_directory_starts_without_asof() {
 #[test]
 fn point_in_time_can_be_executed() {
     Guide::open("point-in-time.md").read_through();
+}
+
+#[test]
+fn the_configuration_can_be_executed() {
+    Guide::open("configuration.md").read_through();
 }
 
 #[test]
