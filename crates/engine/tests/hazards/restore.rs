@@ -66,7 +66,7 @@ async fn hz_e6_a_restore_that_was_killed_anywhere_does_not_start_until_it_was_ru
             let rows = server.map(|server| server.psql("select count(*) from t").trim().to_owned());
             assert!(
                 rows.is_err() || rows == Ok("1".to_owned()),
-                "half a restore started, killed at {at} of {all}: {rows:?}"
+                "half a restore started [killed at {at} of {all}: {rows:?}]"
             );
         }
     }
