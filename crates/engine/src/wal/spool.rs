@@ -29,6 +29,9 @@ const HEADER: usize = 8;
 const MAX_FRAME: usize = 1 << 20;
 /// Held by the receiver that uses the spool.
 const LOCK: &str = "lock";
+/// One that has just ended may hold it for a moment, and so may a program that it is about to start (between `fork` and `exec`).
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The file of one segment in one run; in the order in which they were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,17 +106,23 @@ pub struct Spool {
 impl Spool {
     /// Takes the spool of a lineage below `directory`, which is made if need be, and finds what is left in it.
     pub async fn open(world: &World, directory: PathBuf, upload_every: Duration) -> Result<Arc<Self>> {
-        let (files, place) = (world.files.clone(), directory.clone());
-        let opened = world.blocking(move || {
-            create_dir_durable(files.as_ref(), &place, 0o700)?;
-            sync_above(files.as_ref(), &place)?;
-            let Some(lock) = files.lock(&place.join(LOCK))? else { return Ok(None) };
-            Ok(Some((lock, left_in(files.as_ref(), &place)?)))
-        });
-        let opened = opened.await.map_err(Error::files("open the spool", &directory))?;
-        let Some((lock, files)) = opened else {
-            let what = format!("another receiver uses the spool {}", directory.display());
-            return Err(Error::refused(what, "stop it, or give this one a directory of its own"));
+        let deadline = world.monotonic() + LOCK_PATIENCE;
+        let (lock, files) = loop {
+            let (files, place) = (world.files.clone(), directory.clone());
+            let opened = world.blocking(move || {
+                create_dir_durable(files.as_ref(), &place, 0o700)?;
+                sync_above(files.as_ref(), &place)?;
+                let Some(lock) = files.lock(&place.join(LOCK))? else { return Ok(None) };
+                Ok(Some((lock, left_in(files.as_ref(), &place)?)))
+            });
+            if let Some(opened) = opened.await.map_err(Error::files("open the spool", &directory))? {
+                break opened;
+            }
+            if world.monotonic() >= deadline {
+                let what = format!("another receiver uses the spool {}", directory.display());
+                return Err(Error::refused(what, "stop it, or give this one a directory of its own"));
+            }
+            world.sleep(LOCK_LOOK_EVERY).await;
         };
         let next_run = files.back().map_or(0, |(file, _)| file.run + 1);
         let queue = Mutex::new(Queue { files, next_run, ..Queue::default() });

@@ -126,12 +126,15 @@ impl Scene {
         let settings = StreamSettings { shelf, pace, ..self.settings.clone() };
         let spool = (self.sink == Sink::Spool).then(|| self.spool());
         runtime.spawn(async move {
-            let spool = match spool {
-                Some(spool) => Some(Spool::open(&world, spool, UPLOADED).await?),
-                None => None,
+            let receiving = async {
+                let spool = match spool {
+                    Some(spool) => Some(Spool::open(&world, spool, UPLOADED).await?),
+                    None => None,
+                };
+                let settings = StreamSettings { spool, ..settings };
+                receiver::receive(&settings, Arc::default(), Arc::new(Silent)).await
             };
-            let settings = StreamSettings { spool, ..settings };
-            receiver::receive(&settings, Arc::default(), Arc::new(Silent)).await
+            receiving.await.unwrap_or_else(|error| panic!("the receiver failed: {}", support::chain(&error)));
         });
         runtime
     }
