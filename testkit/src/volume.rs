@@ -13,10 +13,14 @@ use crate::{Workdir, place, programs};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Room for a small repository, and for a log that is a good part of it.
 const DEFAULT_MIB: u64 = 96;
+
+/// One volume at a time is mounted or unmounted: where one takes the loop device that another is just giving back, both read errors.
+static LOOP_DEVICES: Mutex<()> = Mutex::new(());
 
 /// How long a process that was killed may keep its files open.
 const BUSY_LIMIT: Duration = Duration::from_secs(30);
@@ -81,7 +85,7 @@ impl Volume {
     /// When somebody keeps it busy, or ext4 cannot recover.
     pub fn switch_on(&self) {
         let deadline = Instant::now() + BUSY_LIMIT;
-        while let Err(why) = attempt(&mut self.unmount()) {
+        while let Err(why) = self.unmounted() {
             assert!(why.contains("busy") && Instant::now() < deadline, "{why}");
             std::thread::yield_now();
         }
@@ -93,9 +97,15 @@ impl Volume {
     }
 
     fn mount(&self) {
+        let _alone = alone();
         // A loop device that goes with the mount.
         let mut mount = privileged(Path::new("mount"));
         succeed(mount.args(["-t", "ext4", "-o", "loop,commit=600"]).arg(self.image()).arg(self.path()));
+    }
+
+    fn unmounted(&self) -> Result<(), String> {
+        let _alone = alone();
+        attempt(&mut self.unmount())
     }
 
     fn unmount(&self) -> Command {
@@ -109,9 +119,15 @@ impl Drop for Volume {
     fn drop(&mut self) {
         // Lazily: what still has files open ends with the test, and the mount then goes with it.
         if is_mounted(&self.path()) {
+            let _alone = alone();
             let _ = attempt(self.unmount().arg("--lazy"));
         }
     }
+}
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed while it had this leaves nothing half done that matters to others.
+    LOOP_DEVICES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn is_mounted(path: &Path) -> bool {
