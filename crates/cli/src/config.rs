@@ -131,6 +131,9 @@ pub(crate) fn create(path: &Path, url: &str, root_key: &str, key_file: &Path) ->
     store(path, &document)
 }
 
+/// What every command that makes an instance known decides anew; what a person wrote beside it stays.
+const DECIDED_ANEW: [&str; 4] = ["conninfo", "passfile", "data_directory", "run_directory"];
+
 /// Changes the table of an instance; `None` removes it.
 pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, String)]>) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
@@ -150,11 +153,14 @@ pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, Stri
             instances.remove(name);
         }
         Some(fields) => {
-            let mut table = Table::new();
+            let table = instances.entry(name).or_insert_with(|| Item::Table(Table::new()));
+            let table = table.as_table_mut().ok_or_else(|| {
+                Failure::refused(format!("{}: {name} is not a table", path.display()), "write [instances.NAME]")
+            })?;
+            DECIDED_ANEW.iter().for_each(|key| drop(table.remove(key)));
             for (key, text) in fields {
                 table[*key] = value(text.as_str());
             }
-            instances[name] = Item::Table(table);
         }
     }
     store(path, &document)
@@ -232,6 +238,14 @@ mod tests {
         assert!(text.contains("# mine") && text.contains("# first"), "{text}");
         let config = parse(&path, &text).expect("parses");
         assert_eq!(config.instances.keys().collect::<Vec<_>>(), ["a", "b"]);
+        let by_hand =
+            text.replace("host=b\"\n", "host=b\"\ndata_directory = \"/old\"\nspool = \"/spool\" # a disk of its own\n");
+        std::fs::write(&path, &by_hand).expect("writes");
+        set_instance(&path, "b", Some(&[("conninfo", "host=c".to_owned())])).expect("edits");
+        let text = std::fs::read_to_string(&path).expect("reads");
+        let b = parse(&path, &text).expect("parses").instances["b"].clone();
+        assert_eq!((b.conninfo.as_str(), b.data_directory), ("host=c", None), "{text}");
+        assert!(b.spool.is_some() && text.contains("# a disk of its own"), "{text}");
         set_instance(&path, "a", None).expect("removes");
         let config = parse(&path, &std::fs::read_to_string(&path).expect("reads")).expect("parses");
         assert_eq!(config.instances.keys().collect::<Vec<_>>(), ["b"]);

@@ -235,10 +235,17 @@ impl Target {
 
     /// The content of a small file of the backup.
     async fn stored_file(&self, map: &StoredMap, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
-        let Some(part) = map.find(path).await?.map(Arc::new) else { return Ok(None) };
+        match map.find(path).await? {
+            Some(part) => Ok(Some(self.file_of(part, path, limit).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// The content of a small file of the part that has it.
+    async fn file_of(&self, part: PageMap, path: &[u8], limit: u64) -> Result<Vec<u8>> {
+        let part = Arc::new(part);
         let file = part.file(path).expect("the part was found for it");
-        let mut pages = PageWriter::new(self.shelf.clone());
-        Ok(Some(pages.read(&part, file, limit).await?))
+        PageWriter::new(self.shelf.clone()).read(&part, file, limit).await
     }
 
     /// A file of the backup that gets other content.
@@ -280,12 +287,10 @@ impl Target {
         self.small_file("recovery.signal", b"").await?;
         let mut unused = auto.unused;
         for path in survey.files.iter().filter(|path| settings::may_hold_settings(path)) {
-            // Settings do not take that much: it is something else by that name.
-            let is_long = |part: PageMap| part.file(path).is_none_or(|file| file.len > settings::LARGEST);
-            if map.find(path).await?.is_none_or(is_long) {
-                continue;
-            }
-            let content = self.stored_file(map, path, settings::LARGEST).await?.unwrap_or_default();
+            // Settings do not take more than that: a longer one is something else by that name.
+            let is_short = |part: &PageMap| part.file(path).is_some_and(|file| file.len <= settings::LARGEST);
+            let Some(part) = map.find(path).await?.filter(is_short) else { continue };
+            let content = self.file_of(part, path, settings::LARGEST).await?;
             let cleared = settings::cleared(&content, home);
             if cleared.changed {
                 self.replaced_file(&text(path), cleared.content).await?;

@@ -10,8 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -78,6 +77,8 @@ struct Queue {
     /// Histories that are in the repository.
     histories: BTreeMap<Timeline, Vec<u8>>,
     failure: Option<Error>,
+    /// Whether nothing more will be received.
+    closed: bool,
 }
 
 /// What comes behind a position of a file.
@@ -99,12 +100,11 @@ pub struct Spool {
     directory: PathBuf,
     upload_every: Duration,
     queue: Mutex<Queue>,
-    ended: AtomicBool,
     _lock: Mutex<Box<dyn Send>>,
 }
 
 impl Spool {
-    /// Takes the spool of a lineage below `directory`, which is made if need be, and finds what is left in it.
+    /// Takes the spool in `directory`, which is made if need be, and finds what is left in it.
     pub async fn open(world: &World, directory: PathBuf, upload_every: Duration) -> Result<Arc<Self>> {
         let deadline = world.monotonic() + LOCK_PATIENCE;
         let (lock, files) = loop {
@@ -126,12 +126,12 @@ impl Spool {
         };
         let next_run = files.back().map_or(0, |(file, _)| file.run + 1);
         let queue = Mutex::new(Queue { files, next_run, ..Queue::default() });
-        let (world, ended, lock) = (world.clone(), AtomicBool::new(false), Mutex::new(lock));
-        Ok(Arc::new(Self { world, directory, upload_every, queue, ended, _lock: lock }))
+        let (world, lock) = (world.clone(), Mutex::new(lock));
+        Ok(Arc::new(Self { world, directory, upload_every, queue, _lock: lock }))
     }
 
     /// Where it lies.
-    pub fn directory(&self) -> &std::path::Path {
+    pub fn directory(&self) -> &Path {
         &self.directory
     }
 
@@ -238,12 +238,12 @@ impl Spool {
 
     /// Nothing more will be received.
     pub(super) fn close(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.queue().closed = true;
     }
 
     /// Whether nothing more will be received.
     pub(super) fn is_closed(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.queue().closed
     }
 
     /// What it holds cannot be brought into the repository.
@@ -262,7 +262,7 @@ impl Spool {
 }
 
 /// The directory of a lineage's spool.
-pub fn directory_of(shelf: &Shelf, spool: &std::path::Path) -> PathBuf {
+pub fn directory_of(shelf: &Shelf, spool: &Path) -> PathBuf {
     spool.join(shelf.lineage.to_string())
 }
 
@@ -282,7 +282,7 @@ pub async fn bytes_in(world: &World, directory: PathBuf) -> Result<u64> {
     }
 }
 
-fn listed(files: &dyn Files, directory: &std::path::Path) -> io::Result<Vec<SpoolFile>> {
+fn listed(files: &dyn Files, directory: &Path) -> io::Result<Vec<SpoolFile>> {
     let entries = files.list(directory)?;
     let mut found: Vec<_> =
         entries.iter().filter_map(|entry| SpoolFile::parse(&entry.name.to_string_lossy())).collect();
@@ -292,7 +292,7 @@ fn listed(files: &dyn Files, directory: &std::path::Path) -> io::Result<Vec<Spoo
 
 /// Makes the directory's own name durable: whoever made it may have died before that. What lies above may be forbidden to us, and
 /// then is not ours.
-fn sync_above(files: &dyn Files, directory: &std::path::Path) -> io::Result<()> {
+fn sync_above(files: &dyn Files, directory: &Path) -> io::Result<()> {
     for above in directory.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
         match files.sync_dir(above) {
             Err(error)
@@ -304,7 +304,7 @@ fn sync_above(files: &dyn Files, directory: &std::path::Path) -> io::Result<()> 
 }
 
 /// What an earlier process left: every file up to its first frame that is not whole.
-fn left_in(files: &dyn Files, directory: &std::path::Path) -> io::Result<VecDeque<(SpoolFile, Durable)>> {
+fn left_in(files: &dyn Files, directory: &Path) -> io::Result<VecDeque<(SpoolFile, Durable)>> {
     let mut left = VecDeque::new();
     for file in listed(files, directory)? {
         let path = directory.join(file.name());
@@ -407,7 +407,7 @@ impl SpoolWriter {
                 self.durable = Durable { len: 0, end: start };
                 self.written = self.durable;
             } else if self.pending.len() == MAX_FRAME {
-                self.write(false).await?;
+                self.append().await?;
             }
         }
         Ok(())
@@ -419,59 +419,70 @@ impl SpoolWriter {
         if self.received() == self.durable.end {
             return Ok(());
         }
-        self.write(true).await
+        self.append().await?;
+        let is_new = self.durable.len == 0;
+        let (files, directory) = (self.spool.world.files.clone(), self.spool.directory.clone());
+        let sync = move |file: &mut dyn WriteFile| {
+            file.sync()?;
+            if is_new { files.sync_dir(&directory) } else { Ok(()) }
+        };
+        self.on_file(sync).await?;
+        self.durable = self.written;
+        let mut queue = self.spool.queue();
+        match queue.files.back_mut() {
+            Some((file, durable)) if *file == self.file => *durable = self.durable,
+            _ => queue.files.push_back((self.file, self.durable)),
+        }
+        Ok(())
     }
 
     /// Writes what is pending as a frame.
-    async fn write(&mut self, sync: bool) -> Result<()> {
-        let (handle, written, at) = (self.handle.take(), self.written.len, self.written.end);
-        let (files, directory) = (self.spool.world.files.clone(), self.spool.directory.clone());
-        let (path, pending) = (directory.join(self.file.name()), std::mem::take(&mut self.pending));
-        let durable = self.durable.len;
-        let write = move || {
+    async fn append(&mut self) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let (Durable { len, end }, received) = (self.written, self.received());
+        let frame = framed(end, &std::mem::take(&mut self.pending));
+        let written = Durable { len: len + frame.len() as u64, end: received };
+        self.on_file(move |file| file.write_at(len, &frame)).await?;
+        self.written = written;
+        Ok(())
+    }
+
+    /// Works on the file, which is made if need be. What does not count takes no space after an error: a full disk is the likely
+    /// cause.
+    async fn on_file(
+        &mut self,
+        work: impl FnOnce(&mut dyn WriteFile) -> io::Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let (files, path) = (self.spool.world.files.clone(), self.path());
+        let (handle, durable) = (self.handle.take(), self.durable.len);
+        let worked = self.spool.world.blocking(move || {
             let mut handle = match handle {
                 Some(handle) => handle,
                 None => files.create(&path, 0o600, WriteMode::Cached)?,
             };
-            let mut append = || {
-                let mut len = written;
-                if !pending.is_empty() {
-                    let frame = framed(at, &pending);
-                    handle.write_at(len, &frame)?;
-                    len += frame.len() as u64;
-                }
-                if sync {
-                    handle.sync()?;
-                    if durable == 0 {
-                        files.sync_dir(&directory)?;
-                    }
-                }
-                Ok(Durable { len, end: Lsn(at.0 + pending.len() as u64) })
-            };
-            let appended = append();
-            if appended.is_err() {
-                // What does not count takes no space: a full disk is the likely cause.
+            if let Err(error) = work(handle.as_mut()) {
                 let _ = if durable == 0 { files.remove_file(&path) } else { handle.set_len(durable) };
+                return Err(error);
             }
-            appended.map(|written| (handle, written))
-        };
-        let path = self.spool.directory.join(self.file.name());
-        let (handle, written) = self.spool.world.blocking(write).await.map_err(Error::files("write", &path))?;
-        (self.handle, self.written) = (Some(handle), written);
-        if sync {
-            self.durable = written;
-            let mut queue = self.spool.queue();
-            match queue.files.back_mut() {
-                Some((file, durable)) if *file == self.file => *durable = written,
-                _ => queue.files.push_back((self.file, written)),
-            }
-        }
+            Ok(handle)
+        });
+        self.handle = Some(worked.await.map_err(Error::files("write", self.path()))?);
         Ok(())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.spool.directory.join(self.file.name())
     }
 }
 
 impl Drop for SpoolWriter {
     fn drop(&mut self) {
+        if self.handle.is_some() && self.durable.len == 0 {
+            // Nobody knows of it, and nothing in it was acknowledged; a next process would take it for something.
+            let _ = self.spool.world.files.remove_file(&self.path());
+        }
         let mut queue = self.spool.queue();
         queue.open = queue.open.filter(|run| *run != self.file.run);
     }

@@ -16,6 +16,7 @@ use asof_engine::wal::shape::WalConstants;
 use asof_engine::wal::spool::{Spool, bytes_in};
 use asof_engine::wal::stream::{IDLE_EVERY, Pace, StreamProgress, StreamSettings};
 use asof_postgres::lsn::{Lsn, Timeline};
+use asof_testkit::Workdir;
 use asof_world::World;
 use tokio::task::JoinHandle;
 
@@ -206,4 +207,16 @@ async fn hz_c9_a_spool_that_holds_no_wal_of_the_instance_is_refused_and_kept() {
     let refused = receiver.task.await.expect("it does not panic").expect_err("it is refused").to_string();
     assert!(refused.contains("is not valid"), "{refused}");
     assert!(bytes_in(&stage.world, directory(&stage)).await.expect("counted") > 10_000, "nobody removes it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_broken_stream_left_unsynced_takes_no_space_in_a_spool() {
+    let (work, size) = (Workdir::new("spool"), 16 << 20);
+    let spool = Spool::open(&World::real(), work.path().to_owned(), UPLOADED).await.expect("the spool is free");
+    let mut writer = spool.begin(Timeline::FIRST, Lsn(size), size);
+    writer.take(Lsn(size), &vec![7; 3 << 20]).await.expect("taken");
+    let names = || fs::read_dir(work.path()).expect("the spool is there").count();
+    assert_eq!(names(), 2, "the lock, and what is not synced yet");
+    drop(writer);
+    assert_eq!((names(), spool.files()), (1, Vec::new()));
 }

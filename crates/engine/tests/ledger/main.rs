@@ -42,7 +42,7 @@ const VOLUME_MIB: u64 = 256;
 const COMMITS: usize = 60;
 /// How often a spool is uploaded.
 const UPLOADED: Duration = Duration::from_millis(100);
-/// Longer than any step of a receiver that was cut off.
+/// Longer than any step of a receiver that was cut off, and than storing what a spool holds.
 const END: Duration = Duration::from_secs(60);
 
 /// A repository that takes as long as one across a network: what is on its way when the receiver ends never arrives.
@@ -147,10 +147,9 @@ impl Scene {
     async fn spool_is_stored(&self) {
         let world = &self.production.world;
         let receiver = self.receiver(Pace::AtOnce);
-        loop {
-            if bytes_in(world, self.spool()).await.expect("the spool can be read") == 0 {
-                break;
-            }
+        let deadline = world.monotonic() + END;
+        while bytes_in(world, self.spool()).await.expect("the spool can be read") > 0 {
+            assert!(world.monotonic() < deadline, "the spool is not stored");
             world.sleep(UPLOADED).await;
         }
         cut_off(receiver);
