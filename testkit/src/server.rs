@@ -88,7 +88,7 @@ pub struct Server {
     data: PathBuf,
     port: u16,
     process: Option<Process>,
-    /// Whether the socket's place is given on the command line, or what its own configuration says.
+    /// Whether the socket is where the server's own configuration says, and not where our command line does.
     own_socket: bool,
     /// Where the socket is when the work directory's path is too long for one.
     short: Option<Workdir>,
