@@ -89,6 +89,8 @@ async fn footers_and_map_of_a_real_instance_are_as_small_as_the_format_says() {
     // or a file has once weighs more in a small instance.
     let footers = pages * 185 / 10 + packs.count * 2048 + first.files * 32;
     let map_allowed = pages * 18 / 100 + 64 * 1024;
+    assert_eq!((map.count, maps.count), (1, 2), "each backup has a map");
+    assert!(packs.ends > hashes, "footers take {} bytes, less than the hashes in them", packs.ends);
     assert!(packs.ends <= footers, "footers take {} bytes, not {footers}", packs.ends);
     assert!(map.bytes <= map_allowed, "the map takes {} bytes, not {map_allowed}", map.bytes);
     assert!(unchanged <= 64 * 1024 + map.bytes / 20, "the map of an unchanged instance takes {unchanged} bytes");
