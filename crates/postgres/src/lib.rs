@@ -3,6 +3,7 @@
 //! Majors 13 to 18. Decoders are plain functions that believe nothing; only the client talks to anybody. Knows nothing of
 //! backups or repositories.
 
+pub mod archive;
 pub mod client;
 pub mod conninfo;
 pub mod control;
