@@ -1,7 +1,7 @@
 //! What `pg_dump` writes: archives in custom, directory and tar format, and plain SQL.
 //!
 //! Everything here is a decoder that takes bytes in the pieces in which they come and believes nothing: a table of contents
-//! ([`toc`]), a custom-format archive as one stream ([`stream`]), the members of the other two formats ([`directory`], `tar`), a
+//! ([`toc`]), a custom-format archive as one stream ([`stream`]), the members of the other two formats ([`directory`], [`tar`]), a
 //! script (`plain`), and the question which of them it is (`sniff`). `select` answers which entries of a table of contents
 //! belong to a table.
 //!
@@ -16,6 +16,7 @@ mod codec;
 pub mod directory;
 mod rows;
 pub mod stream;
+pub mod tar;
 #[cfg(test)]
 mod tests;
 pub mod toc;
