@@ -2,7 +2,7 @@
 //!
 //! Everything here is a decoder that takes bytes in the pieces in which they come and believes nothing: a table of contents
 //! ([`toc`]), a custom-format archive as one stream ([`stream`]), the members of the other two formats ([`directory`], [`tar`]), a
-//! script ([`plain`]), and the question which of them it is ([`sniff`]). `select` answers which entries of a table of contents
+//! script ([`plain`]), and the question which of them it is ([`sniff`]). [`select`] answers which entries of a table of contents
 //! belong to a table.
 //!
 //! An archive carries no checksum and no end mark. What can be proven of one that was read to its end is that every entry with data had its
@@ -16,6 +16,7 @@ mod codec;
 pub mod directory;
 pub mod plain;
 mod rows;
+pub mod select;
 pub mod sniff;
 pub mod stream;
 pub mod tar;
