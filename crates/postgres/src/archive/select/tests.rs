@@ -1,7 +1,7 @@
 //! Choosing from real tables of contents, and from made-up ones.
 
 use super::*;
-use crate::archive::toc::{ArchiveFormat, Place, Section};
+use crate::archive::toc::{ArchiveFormat, Place, Section, TocDecoder};
 
 fn shops() -> [Toc; 3] {
     [
@@ -138,6 +138,15 @@ fn membership_in_publications_and_views_stay_away() {
         assert_eq!(tables(&toc).len(), 5);
         assert_eq!(extensions(&toc).len(), 0);
     }
+}
+
+#[test]
+fn statistics_of_a_table_and_of_its_indexes_come_with_it() {
+    let bytes = include_bytes!("../../../testdata/archive/item-18-inserts-pipe.custom");
+    let (toc, _) = TocDecoder::new(ArchiveFormat::Custom).push(bytes).expect("valid").expect("complete");
+    let labels = labels(&closure_of_tables(&toc, &patterns(&["item"])).entries);
+    let statistics: Vec<&String> = labels.iter().filter(|label| label.starts_with("STATISTICS")).collect();
+    assert_eq!(statistics, ["STATISTICS DATA item", "STATISTICS DATA item_pkey"]);
 }
 
 #[test]
