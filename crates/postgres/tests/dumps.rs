@@ -112,10 +112,10 @@ fn read_custom(bytes: &[u8], piece: usize) -> (Summary, Content, Files) {
     let (mut file, mut names, mut list) = (String::new(), BTreeMap::new(), Vec::new());
     for piece in bytes.chunks(piece) {
         let outcome = decoder.push(piece, &mut |piece| match piece {
-            Piece::Toc(toc) => {
+            Piece::Toc { toc, .. } => {
                 names.extend(directory::members(toc).into_iter().map(|member| (member.dump_id, member.name)));
             }
-            Piece::DataStart { dump_id } => {
+            Piece::DataStart { dump_id, .. } => {
                 file = names[&dump_id].clone();
                 files.insert(file.clone(), Vec::new());
             }
@@ -221,6 +221,7 @@ fn every_format_and_compression_holds_what_the_server_has() {
             let bytes = fs::read(&custom).expect("a dump");
             assert_eq!(Kind::of(&bytes[..SNIFF_BYTES]), Kind::Custom);
             let (summary, found, files) = read_custom(&bytes, 1 << 20);
+            assert!(bytes.starts_with(&summary.toc.encode_custom()), "PostgreSQL {major}, custom {compression}");
             assert_eq!(found, expected, "PostgreSQL {major}, custom {compression}");
             let rows = &expected.rows;
             assert!(

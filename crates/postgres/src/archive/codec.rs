@@ -17,7 +17,7 @@ const WINDOW_BITS: u8 = 15;
 
 /// Where the data is: deflate comes in two wrappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wrapping {
+pub enum Wrapping {
     /// Chunks of a custom-format archive.
     Archive,
     /// A file of a directory.
@@ -25,7 +25,7 @@ pub(super) enum Wrapping {
 }
 
 /// One compressed stream after another.
-pub(super) struct Decompressor {
+pub struct Decompressor {
     engine: Engine,
     output: Vec<u8>,
     state: State,
@@ -54,7 +54,11 @@ impl std::fmt::Debug for Decompressor {
 }
 
 impl Decompressor {
-    pub(super) fn new(compression: Compression, wrapping: Wrapping) -> Result<Self, DataError> {
+    /// Begins a stream.
+    ///
+    /// # Errors
+    /// When the library cannot be set up.
+    pub fn new(compression: Compression, wrapping: Wrapping) -> Result<Self, DataError> {
         let engine = match compression {
             Compression::None => Engine::None,
             Compression::Gzip => Engine::Deflate { inflate: Box::new(inflate(wrapping)), wrapping },
@@ -65,7 +69,9 @@ impl Decompressor {
         Ok(Self { engine, output, state: State::Nothing })
     }
 
-    pub(super) fn compression(&self) -> Compression {
+    /// What the stream is compressed by.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
         match self.engine {
             Engine::None => Compression::None,
             Engine::Deflate { .. } => Compression::Gzip,
@@ -76,7 +82,7 @@ impl Decompressor {
 
     /// Hands on what the next bytes decompress to.
     #[inline]
-    pub(super) fn push(&mut self, input: &[u8], out: &mut impl FnMut(&[u8])) -> Result<(), DataError> {
+    pub fn push(&mut self, input: &[u8], out: &mut impl FnMut(&[u8])) -> Result<(), DataError> {
         if matches!(self.engine, Engine::None) {
             out(input);
             return Ok(());
@@ -114,7 +120,7 @@ impl Decompressor {
     }
 
     /// Says whether the stream came to its end, and makes ready for another.
-    pub(super) fn finish(&mut self) -> Result<(), DataError> {
+    pub fn finish(&mut self) -> Result<(), DataError> {
         let compression = self.compression();
         let whole = match self.state {
             State::Complete => true,

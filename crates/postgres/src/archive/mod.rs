@@ -12,7 +12,7 @@
 //! Archive versions 1.12 (9.0) to 1.16 (17 and 18). Sources: `src/bin/pg_dump/` of PostgreSQL 9.0 to 18, files named where they
 //! are used.
 
-mod codec;
+pub mod codec;
 pub mod directory;
 pub mod plain;
 mod rows;
@@ -37,6 +37,22 @@ pub enum Compression {
     Lz4,
     /// Zstandard frames (16 and later).
     Zstd,
+}
+
+impl Compression {
+    /// Its number in archives from 1.15 on: `pg_compress_algorithm` in `common/compression.h`.
+    const fn algorithm(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Gzip => 1,
+            Self::Lz4 => 2,
+            Self::Zstd => 3,
+        }
+    }
+
+    fn of_algorithm(number: u8) -> Option<Self> {
+        [Self::None, Self::Gzip, Self::Lz4, Self::Zstd].into_iter().find(|one| one.algorithm() == number)
+    }
 }
 
 impl std::fmt::Display for Compression {

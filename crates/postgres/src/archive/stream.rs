@@ -33,11 +33,18 @@ pub enum Depth {
 #[derive(Debug)]
 pub enum Piece<'a> {
     /// The table of contents is complete. Once, and first.
-    Toc(&'a Toc),
+    Toc {
+        /// The table of contents.
+        toc: &'a Toc,
+        /// The position behind it.
+        end: u64,
+    },
     /// The data of an entry begins.
     DataStart {
         /// Which entry.
         dump_id: i32,
+        /// The position of its block, whose header comes first.
+        at: u64,
     },
     /// A large object begins; the one before is complete.
     LargeObjectStart {
@@ -237,7 +244,7 @@ impl ArchiveDecoder {
         };
         self.position += used as u64;
         let body = self.body.insert(Body::new(toc, self.depth)?);
-        sink(Piece::Toc(&body.toc));
+        sink(Piece::Toc { toc: &body.toc, end: self.position });
         Ok(bytes.get(used..).unwrap_or_default())
     }
 }
@@ -314,7 +321,7 @@ impl Body {
             rows: counts.then(RowCounter::default),
             ..Current::default()
         };
-        sink(Piece::DataStart { dump_id });
+        sink(Piece::DataStart { dump_id, at });
         Ok(if is_large_objects { State::LargeObjectHeader } else { State::ChunkHeader })
     }
 

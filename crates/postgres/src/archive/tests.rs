@@ -35,8 +35,8 @@ fn read(bytes: &[u8], piece: usize, depth: Depth) -> Result<Seen, ArchiveError> 
     let (mut decoder, mut data, mut ended) = (ArchiveDecoder::new(depth), Data::new(), 0);
     for bytes in bytes.chunks(piece) {
         decoder.push(bytes, &mut |piece| match piece {
-            Piece::Toc(_) => assert!(data.is_empty()),
-            Piece::DataStart { dump_id } => data.push((dump_id, Vec::new())),
+            Piece::Toc { .. } => assert!(data.is_empty()),
+            Piece::DataStart { dump_id, .. } => data.push((dump_id, Vec::new())),
             Piece::LargeObjectStart { oid } => data.last_mut().expect("started").1.push((Some(oid), Vec::new())),
             Piece::Data(bytes) => {
                 let parts = &mut data.last_mut().expect("started").1;
@@ -399,7 +399,7 @@ fn the_table_of_contents_of_a_directory_is_that_of_the_same_custom_archive() {
         let directory = Toc::decode(ArchiveFormat::Directory, directory).expect("valid");
         let ours = whole(custom).summary.toc.encode_directory();
         let ours = Toc::decode(ArchiveFormat::Directory, &ours).expect("valid");
-        let expected = Toc { compression: Compression::None, created: ours.created, ..directory };
+        let expected = Toc { compression: Compression::None, level: 0, created: ours.created, ..directory };
         assert_eq!(ours.version, expected.version);
         for (ours, expected) in ours.entries.iter().zip(&expected.entries) {
             assert_eq!(ours, expected);
@@ -461,6 +461,7 @@ proptest! {
             version,
             format: ArchiveFormat::Directory,
             compression: Compression::None,
+            level: 0,
             created: Created { second, minute, hour, day, month, year, daylight_saving },
             database: "d".into(),
             server_version: "s".into(),

@@ -31,6 +31,7 @@ use std::fmt;
 mod decoder;
 
 pub use decoder::TocDecoder;
+use decoder::{OFFSET_KNOWN, OFFSET_NO_DATA, OFFSET_UNKNOWN};
 pub(super) use decoder::{int, is_file_name};
 
 const MAGIC: &[u8] = b"PGDMP";
@@ -248,6 +249,8 @@ pub struct Toc {
     pub format: ArchiveFormat,
     /// How the data is compressed, in a directory by default: each file says it by its suffix.
     pub compression: Compression,
+    /// The level of zlib as it is written before 1.15, where it stands for the compression; else 0.
+    pub level: i32,
     /// When the dump began.
     pub created: Created,
     /// The database.
@@ -325,12 +328,23 @@ impl Toc {
     /// Writes `toc.dat` of a directory with the same entries, whose files are not compressed and named as [`file_name`] says.
     #[must_use]
     pub fn encode_directory(&self) -> Vec<u8> {
+        self.encode(ArchiveFormat::Directory)
+    }
+
+    /// Writes what precedes the data in a custom-format archive. What was decoded from one is the same again, byte for byte.
+    #[must_use]
+    pub fn encode_custom(&self) -> Vec<u8> {
+        self.encode(ArchiveFormat::Custom)
+    }
+
+    fn encode(&self, format: ArchiveFormat) -> Vec<u8> {
+        let custom = format == ArchiveFormat::Custom;
         let mut out = MAGIC.to_vec();
-        out.extend([1, self.version.minor, self.version.revision, INT_BYTES, 8, 3]);
-        if self.version.names_compression() {
-            out.push(0);
-        } else {
-            put_int(&mut out, 0);
+        out.extend([1, self.version.minor, self.version.revision, INT_BYTES, 8, if custom { 1 } else { 3 }]);
+        match (self.version.names_compression(), custom) {
+            (true, true) => out.push(self.compression.algorithm()),
+            (true, false) => out.push(0),
+            (false, _) => put_int(&mut out, if custom { self.level } else { 0 }),
         }
         let created = &self.created;
         for field in [created.second, created.minute, created.hour, created.day, created.month, created.year] {
@@ -343,6 +357,14 @@ impl Toc {
         put_int(&mut out, i32::try_from(self.entries.len()).expect("dump ids are positive ints, each given once"));
         for entry in &self.entries {
             self.put_entry(&mut out, entry);
+            match &entry.place {
+                _ if !custom => {
+                    put_text(&mut out, Some(file_name(self.version, entry).unwrap_or_default().as_bytes()));
+                }
+                Place::Offset(Some(offset)) => put_offset(&mut out, OFFSET_KNOWN, *offset),
+                _ if entry.has_dumper => put_offset(&mut out, OFFSET_UNKNOWN, 0),
+                _ => put_offset(&mut out, OFFSET_NO_DATA, 0),
+            }
         }
         out
     }
@@ -371,7 +393,6 @@ impl Toc {
             put_text(out, Some(dependency.to_string().as_bytes()));
         }
         put_text(out, None);
-        put_text(out, Some(file_name(self.version, entry).unwrap_or_default().as_bytes()));
     }
 }
 
@@ -387,6 +408,12 @@ pub fn file_name(version: ArchiveVersion, entry: &Entry) -> Option<String> {
         (false, true) => Some(format!("{}.dat", entry.dump_id)),
         (false, false) => None,
     }
+}
+
+/// `WriteOffset` in `pg_backup_archiver.c`.
+fn put_offset(out: &mut Vec<u8>, flag: u8, offset: u64) {
+    out.push(flag);
+    out.extend(offset.to_le_bytes());
 }
 
 fn put_int(out: &mut Vec<u8>, value: i32) {

@@ -7,9 +7,9 @@ use std::collections::HashSet;
 /// No value in PostgreSQL is larger than this (`MaxAllocSize` in `utils/memutils.h`), so no text in an archive is.
 const MAX_TEXT_BYTES: usize = 0x3fff_ffff;
 /// `K_OFFSET_POS_NOT_SET`, `K_OFFSET_POS_SET`, `K_OFFSET_NO_DATA` in `pg_backup_archiver.h`.
-const OFFSET_UNKNOWN: u8 = 1;
-const OFFSET_KNOWN: u8 = 2;
-const OFFSET_NO_DATA: u8 = 3;
+pub(super) const OFFSET_UNKNOWN: u8 = 1;
+pub(super) const OFFSET_KNOWN: u8 = 2;
+pub(super) const OFFSET_NO_DATA: u8 = 3;
 /// So much is buffered at most behind a table of contents that came in one piece with the data.
 const MAX_PIECE_BYTES: usize = 64 << 10;
 
@@ -189,13 +189,12 @@ impl<'a> Reader<'a> {
         if !format.is_written_as(found) {
             return error(TocError::Format { expected: format, found });
         }
-        let compression = if version.names_compression() {
+        let (compression, level) = if version.names_compression() {
             let [algorithm] = self.array()?;
-            compression(algorithm).ok_or(Halt::Bad("compression"))?
-        } else if self.int()? == 0 {
-            Compression::None
+            (Compression::of_algorithm(algorithm).ok_or(Halt::Bad("compression"))?, 0)
         } else {
-            Compression::Gzip
+            let level = self.int()?;
+            (if level == 0 { Compression::None } else { Compression::Gzip }, level)
         };
         let created = Created {
             second: self.int()?,
@@ -209,7 +208,7 @@ impl<'a> Reader<'a> {
         let mut text = || self.text().map(Option::unwrap_or_default);
         let (database, server_version, dump_version) = (text()?, text()?, text()?);
         let entries = Vec::new();
-        let toc = Toc { version, format, compression, created, database, server_version, dump_version, entries };
+        let toc = Toc { version, format, compression, level, created, database, server_version, dump_version, entries };
         let count = usize::try_from(self.int()?).map_err(|_| Halt::Bad("number of entries"))?;
         Ok(Header { toc, offset_bytes: offset.into(), count })
     }
@@ -268,17 +267,6 @@ fn safe_name(name: Text) -> Result<String, Halt> {
 pub(in crate::archive) fn is_file_name(name: &str) -> bool {
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     (1..=255).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(usual)
-}
-
-/// `pg_compress_algorithm` in `common/compression.h`.
-const fn compression(algorithm: u8) -> Option<Compression> {
-    match algorithm {
-        0 => Some(Compression::None),
-        1 => Some(Compression::Gzip),
-        2 => Some(Compression::Lz4),
-        3 => Some(Compression::Zstd),
-        _ => None,
-    }
 }
 
 fn number<T: std::str::FromStr>(text: &Text, field: &'static str) -> Result<T, Halt> {
