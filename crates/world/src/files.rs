@@ -88,6 +88,14 @@ pub trait WriteFile: Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// A file that lies in memory.
+pub struct MemoryFile {
+    /// By which programs open it, as long as this value is held.
+    pub path: PathBuf,
+    /// What keeps it there.
+    pub held: Box<dyn Send + Sync>,
+}
+
 /// The local file system.
 pub trait Files: Send + Sync {
     /// Opens for reading.
@@ -132,6 +140,14 @@ pub trait Files: Send + Sync {
     /// somebody else has it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Send>>> {
         Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} cannot be locked here", path.display())))
+    }
+    /// A file with these bytes that lies on no disk and is gone when the answer is dropped; a program of the same user can open
+    /// its path, and seek in it.
+    fn in_memory(&self, bytes: &[u8]) -> io::Result<MemoryFile> {
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!("there is no place in memory for {} bytes", bytes.len()),
+        ))
     }
     /// The entries of a directory, without `.` and `..`, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;

@@ -22,10 +22,12 @@ use std::time::Duration;
 
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use clock::{Clock, Timestamp};
-pub use files::{Attributes, DirEntry, FileKind, Files, Owner, ReadFile, WriteFile, WriteMode, create_dir_durable};
+pub use files::{
+    Attributes, DirEntry, FileKind, Files, MemoryFile, Owner, ReadFile, WriteFile, WriteMode, create_dir_durable,
+};
 pub use ids::Id;
 pub use plant::planted;
-pub use processes::{Exit, Output, Process, ProcessState, Processes, Program, Signal};
+pub use processes::{Exit, Output, Piped, Process, ProcessState, Processes, Program, Signal};
 pub use random::Random;
 pub use tasks::{Task, Tasks};
 

@@ -74,8 +74,22 @@ pub trait Process: Send + Sync {
     fn pid(&self) -> u32;
     /// Whether it still runs.
     fn state(&self) -> io::Result<ProcessState>;
+    /// Returns when it does not run any more, and how it ended.
+    fn wait(&self) -> io::Result<ProcessState>;
     /// Sends it a signal. That it has ended by now is not an error.
     fn signal(&self, signal: Signal) -> io::Result<()>;
+}
+
+/// A running program whose ends we hold. Its standard input ends when `stdin` is dropped.
+pub struct Piped {
+    /// The process.
+    pub process: Box<dyn Process>,
+    /// What it reads.
+    pub stdin: Box<dyn io::Write + Send>,
+    /// What it writes.
+    pub stdout: Box<dyn io::Read + Send>,
+    /// What it complains about.
+    pub stderr: Box<dyn io::Read + Send>,
 }
 
 /// Programs of this machine.
@@ -84,6 +98,9 @@ pub trait Processes: Send + Sync {
     fn user(&self) -> Owner;
     /// Runs a program to its end.
     fn run(&self, program: &Program) -> io::Result<Output>;
+    /// Starts a program that talks to us while it runs, in a process group of its own, so that a terminal's Ctrl-C reaches
+    /// only us.
+    fn pipe(&self, program: &Program) -> io::Result<Piped>;
     /// Starts a program in a process group of its own, so that no terminal ends it and it survives our end. It reads
     /// nothing; what it writes is appended to `log`, which is created (0600, the user's) and never followed as a link.
     fn start(&self, program: &Program, log: &Path) -> io::Result<Box<dyn Process>>;
@@ -108,6 +125,10 @@ impl Processes for NoProcesses {
     }
 
     fn run(&self, _: &Program) -> io::Result<Output> {
+        Err(Self::refusal())
+    }
+
+    fn pipe(&self, _: &Program) -> io::Result<Piped> {
         Err(Self::refusal())
     }
 

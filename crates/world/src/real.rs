@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::{
-    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, Owner, Processes, Random, ReadFile, Tasks, Timestamp,
-    World, WriteFile, WriteMode,
+    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, MemoryFile, Owner, Processes, Random, ReadFile, Tasks,
+    Timestamp, World, WriteFile, WriteMode,
 };
 
 pub(crate) fn world() -> World {
@@ -266,6 +266,14 @@ impl Files for KernelFiles {
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn in_memory(&self, bytes: &[u8]) -> io::Result<MemoryFile> {
+        let held = rustix::fs::memfd_create("asof", rustix::fs::MemfdFlags::CLOEXEC)?;
+        let file = fs::File::from(held);
+        file.write_all_at(bytes, 0)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&file));
+        Ok(MemoryFile { path: path.into(), held: Box::new(file) })
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {

@@ -13,9 +13,10 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
-use crate::{Exit, Output, Owner, Process, ProcessState, Processes, Program, Signal};
+use crate::{Exit, Output, Owner, Piped, Process, ProcessState, Processes, Program, Signal};
 
 pub(super) struct KernelProcesses;
 
@@ -29,15 +30,22 @@ impl Processes for KernelProcesses {
         Ok(Output { exit: exit(output.status), stdout: output.stdout, stderr: output.stderr })
     }
 
+    fn pipe(&self, program: &Program) -> io::Result<Piped> {
+        let mut command = command(program);
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (stdin, stdout) = (stdin.expect("it is piped"), stdout.expect("it is piped"));
+        widen(&stdin);
+        widen(&stdout);
+        let stderr = Box::new(stderr.expect("it is piped"));
+        Ok(Piped { process: held(child)?, stdin: Box::new(stdin), stdout: Box::new(stdout), stderr })
+    }
+
     fn start(&self, program: &Program, log: &Path) -> io::Result<Box<dyn Process>> {
         let log = open_log(log, program.user)?;
         let mut command = command(program);
-        let child = command.process_group(0).stdout(log.try_clone()?).stderr(log).spawn()?;
-        // Held before anybody waits for it: until then its number is its own even if it has ended.
-        let handle = pidfd_open(pid(child.id())?, PidfdFlags::empty())?;
-        let (number, ended) = (child.id(), Arc::new(OnceLock::new()));
-        reap(child, Arc::clone(&ended));
-        Ok(Box::new(Held { number, handle, ended: Some(ended) }))
+        held(command.process_group(0).stdout(log.try_clone()?).stderr(log).spawn()?)
     }
 
     fn find(&self, number: u32) -> io::Result<Option<Box<dyn Process>>> {
@@ -74,6 +82,22 @@ fn open_log(path: &Path, user: Option<Owner>) -> io::Result<fs::File> {
     Ok(file)
 }
 
+/// Bytes that the kernel is asked to hold between us and a program: what an ordinary user may ask for (pipe(7)).
+const PIPE_LEN: usize = 1 << 20;
+
+/// Fewer and larger pieces; where the kernel has no room, small ones do.
+fn widen(pipe: &impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_LEN);
+}
+
+fn held(child: Child) -> io::Result<Box<dyn Process>> {
+    // Held before anybody waits for it: until then its number is its own even if it has ended.
+    let handle = pidfd_open(pid(child.id())?, PidfdFlags::empty())?;
+    let (number, ended) = (child.id(), Arc::new(OnceLock::new()));
+    reap(child, Arc::clone(&ended));
+    Ok(Box::new(Held { number, handle, ended: Some(ended) }))
+}
+
 /// Waits for a child on a thread of its own: a pool's thread would keep the runtime from ending while the server runs.
 fn reap(mut child: Child, ended: Arc<OnceLock<ExitStatus>>) {
     std::thread::spawn(move || {
@@ -100,21 +124,32 @@ struct Held {
     ended: Option<Arc<OnceLock<ExitStatus>>>,
 }
 
-impl Process for Held {
-    fn pid(&self) -> u32 {
-        self.number
-    }
-
-    fn state(&self) -> io::Result<ProcessState> {
+impl Held {
+    /// Where it stands when it has ended or this time has passed; `None` waits for its end.
+    fn state_within(&self, limit: Option<&Timespec>) -> io::Result<ProcessState> {
         // "The file descriptor is readable when the process terminates": pidfd_open(2).
         let mut polled = [PollFd::new(&self.handle, PollFlags::IN)];
-        if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0 {
+        if retry_on_intr(|| poll(&mut polled, limit))? == 0 {
             return Ok(ProcessState::Running);
         }
         match &self.ended {
             None => Ok(ProcessState::Ended(None)),
             Some(ended) => Ok(ProcessState::Ended(Some(exit(*ended.wait())))),
         }
+    }
+}
+
+impl Process for Held {
+    fn pid(&self) -> u32 {
+        self.number
+    }
+
+    fn state(&self) -> io::Result<ProcessState> {
+        self.state_within(Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    fn wait(&self) -> io::Result<ProcessState> {
+        self.state_within(None)
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -170,6 +205,20 @@ mod tests {
         assert_eq!(found.state().expect("tells"), ProcessState::Ended(None));
         found.signal(Signal::Kill).expect("the end is not an error");
         assert!(KernelProcesses.find(process.pid()).expect("can be looked for").is_none());
+    }
+
+    #[test]
+    fn a_program_is_talked_to_while_it_runs_and_its_end_is_waited_for() {
+        let mut piped = KernelProcesses.pipe(&shell("read line; echo \"$line!\"; cat >&2; exit 4")).expect("starts");
+        let said = |from: &mut dyn io::Read| {
+            let mut text = String::new();
+            from.read_to_string(&mut text).map(|_| text)
+        };
+        piped.stdin.write_all(b"here\nthere").expect("writes");
+        drop(piped.stdin);
+        assert_eq!(said(&mut piped.stdout).expect("reads"), "here!\n");
+        assert_eq!(said(&mut piped.stderr).expect("reads"), "there");
+        assert_eq!(piped.process.wait().expect("waits"), ProcessState::Ended(Some(Exit::Code(4))));
     }
 
     #[test]
