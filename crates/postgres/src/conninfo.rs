@@ -9,6 +9,7 @@ mod environment;
 mod error;
 mod parse;
 mod passfile;
+mod programs;
 mod resolve;
 mod secret;
 mod service;

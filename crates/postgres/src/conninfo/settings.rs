@@ -96,13 +96,7 @@ impl Settings {
     /// The pairs as a connection string, without the password: fit for a configuration file.
     #[must_use]
     pub fn to_conninfo(&self) -> String {
-        let quoted = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-        let pair = |(key, value): (&&str, &Secret)| {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
-            let value = value.expose();
-            let is_plain = !value.is_empty() && value.chars().all(plain);
-            if is_plain { format!("{key}={value}") } else { format!("{key}={}", quoted(value)) }
-        };
+        let pair = |(key, value): (&&str, &Secret)| format!("{key}={}", quoted(value.expose()));
         let pairs: Vec<String> = self.0.iter().filter(|(key, _)| **key != "password").map(pair).collect();
         pairs.join(" ")
     }
@@ -125,6 +119,15 @@ impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
     }
+}
+
+/// A value as it stands in a connection string.
+pub(super) fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn known(key: &str) -> Result<&'static str, ConninfoError> {
