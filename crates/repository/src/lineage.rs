@@ -149,6 +149,16 @@ pub enum BackupKind {
     Manual,
 }
 
+/// What a backup is made of, which decides what can be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The files of an instance: with WAL, every later moment can be restored from it.
+    Physical,
+    /// What `pg_dump` wrote of one database: that moment, to be loaded into any instance.
+    Logical,
+}
+
 /// A committed backup.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,15 +171,17 @@ pub struct Backup {
     /// Automated or manual. `kind` in JSON is that of the entry.
     #[serde(rename = "backup_kind")]
     pub kind: BackupKind,
+    /// Files of an instance, or a dump.
+    pub method: Method,
     /// When it was started and ended, by the server's clock, in microseconds since 1970.
     pub started: i64,
     /// When it ended.
     pub stopped: i64,
-    /// The timeline.
+    /// The timeline; 0 for a dump of a server that does not tell it.
     pub timeline: u32,
-    /// Replay begins here.
+    /// Replay begins here; the position of the snapshot of a dump, 0 where the server does not tell it.
     pub start: u64,
-    /// The backup is consistent from here on.
+    /// The backup is consistent from here on; for a dump that is `start`.
     pub stop: u64,
     /// The digest of the end of its page map.
     #[serde(with = "serial::digest")]
@@ -297,6 +309,13 @@ impl Lineage {
     pub fn existing(&self) -> Vec<&BackupState> {
         let mut found: Vec<_> = self.backups.values().filter(|state| state.deleted.is_none()).collect();
         found.sort_by_key(|state| (state.backup.stopped, state.backup.id));
+        found
+    }
+
+    /// Physical backups that exist, oldest first: what a restore starts from and pages are compared with.
+    pub fn physical(&self) -> Vec<&BackupState> {
+        let mut found = self.existing();
+        found.retain(|state| state.backup.method == Method::Physical);
         found
     }
 

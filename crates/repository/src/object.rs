@@ -25,7 +25,7 @@ use crate::store::{Body, ReadRange, Store};
 /// The format that this build writes and reads.
 pub const FORMAT: u8 = 0;
 /// The revision of format 0; a build refuses others until the format is 1.
-pub const REVISION: u8 = 2;
+pub const REVISION: u8 = 3;
 
 const MAGIC: &[u8; 4] = b"ASOF";
 const PROLOGUE_LEN: usize = 8;

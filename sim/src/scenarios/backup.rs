@@ -185,6 +185,7 @@ impl Attempt<'_> {
             id,
             name: BACKUPS[self.number].to_owned(),
             kind: BackupKind::Manual,
+            method: asof_repository::lineage::Method::Physical,
             started: time,
             stopped: time,
             timeline: 1,

@@ -24,7 +24,7 @@ use asof_repository::crypto::SigningKey;
 use asof_repository::error::{Error, Result};
 use asof_repository::frames::Frames;
 use asof_repository::keyring::Keyring;
-use asof_repository::lineage::{Backup, BackupKind, Sizes, StoredPack};
+use asof_repository::lineage::{Backup, BackupKind, Method, Sizes, StoredPack};
 use asof_repository::map::MapFile;
 use asof_repository::map::{MapPack, PageMap, Place, Run, StoredMap, frames_of, open_map, write_map};
 use asof_repository::names::{JournalOf, Name, PackId};
@@ -465,6 +465,7 @@ pub(crate) fn backup_entry(written: &Written, name: &str) -> Backup {
         id: written.attempt,
         name: name.to_owned(),
         kind: BackupKind::Manual,
+        method: Method::Physical,
         started: 1_767_225_600_000_000,
         stopped: 1_767_225_660_000_000,
         timeline: 1,
