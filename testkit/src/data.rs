@@ -81,7 +81,7 @@ select format(
     name, name)
 from (
   select c.oid::regclass::text as name from pg_class c
-  where relkind in ('r', 'm') and relpersistence = 'p'
+  where relkind in ('r', 'm') and relispopulated and relpersistence = 'p'
     and relnamespace not in ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
   union all select 'pg_largeobject'
 ) tables

@@ -187,3 +187,13 @@ fn an_error_in_sql_is_returned_with_the_server_s_words() {
     let why = server.try_psql_in("postgres", "select 1; select nothing").unwrap_err();
     assert!(why.contains("column \"nothing\" does not exist"), "{why}");
 }
+
+#[test]
+fn the_universe_can_be_made_on_every_major() {
+    for major in majors() {
+        let server = Server::running(major, &Options::default());
+        asof_testkit::fill_universe(&server);
+        let kinds = "select count(distinct classid) from pg_depend where classid <> 0";
+        assert!(server.psql_in("universe", kinds).parse::<u32>().expect("a number") > 25, "on {major}");
+    }
+}
