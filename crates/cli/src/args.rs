@@ -35,6 +35,13 @@ pub(crate) enum Command {
     Wal(WalCommand),
     /// Restore an instance as of any moment.
     Restore(Restore),
+    /// Dump one database, into the repository or into a file (a logical backup).
+    ///
+    /// It is that one moment of one database: WAL cannot be replayed on it, and roles and tablespaces are in it only with
+    /// --globals. `asof backup create` protects the whole instance up to the last second.
+    Dump(Dump),
+    /// Load a dump into a running instance: one of the repository, or a file that pg_dump or pg_dumpall wrote.
+    Load(Load),
     /// Show how well each instance is protected.
     Status(OneInstance),
     /// Manage the keys of the repository.
@@ -379,6 +386,141 @@ pub(crate) struct TargetArgs {
     /// The state of the chosen backup itself, without later WAL.
     #[arg(long)]
     pub(crate) target_backup: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Dump {
+    /// The instance; may be left out when there is only one.
+    #[arg(conflicts_with = "pg")]
+    pub(crate) instance: Option<String>,
+    /// A server that is not configured: a connection string or URI. The dump goes into a file.
+    #[arg(long, value_name = "CONNINFO")]
+    pub(crate) pg: Option<String>,
+    /// The database [default: that of the connection string].
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) database: Option<String>,
+    /// Into this file or directory instead of the repository [default: DATABASE_YYYYMMDD_HHMMSS here].
+    #[arg(long, value_name = "PATH", num_args = 0..=1)]
+    pub(crate) out: Option<Option<PathBuf>>,
+    /// How it is laid out.
+    #[arg(long, short = 'F', value_enum, default_value_t = DumpFormat::Custom)]
+    pub(crate) format: DumpFormat,
+    /// The backup's name [default: INSTANCE-DATABASE-dump-YYYYMMDD-HHMMSS].
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A tag; may be given more than once.
+    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    pub(crate) tags: Vec<String>,
+    /// Roles and tablespaces too.
+    #[arg(long)]
+    pub(crate) globals: bool,
+    /// Definitions and no rows.
+    #[arg(long, short, conflicts_with = "data_only")]
+    pub(crate) schema_only: bool,
+    /// Rows and no definitions.
+    #[arg(long, short = 'a')]
+    pub(crate) data_only: bool,
+    /// Only tables that match; may be given more than once, as the following.
+    #[arg(long, short, value_name = "PATTERN")]
+    pub(crate) table: Vec<String>,
+    /// No tables that match.
+    #[arg(long, short = 'T', value_name = "PATTERN")]
+    pub(crate) exclude_table: Vec<String>,
+    /// Only schemas that match.
+    #[arg(long, short = 'n', value_name = "PATTERN")]
+    pub(crate) schema: Vec<String>,
+    /// No schemas that match.
+    #[arg(long, short = 'N', value_name = "PATTERN")]
+    pub(crate) exclude_schema: Vec<String>,
+    /// No rows of tables that match.
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) exclude_table_data: Vec<String>,
+    /// How a file is compressed, as pg_dump takes it: 0 to 9, or METHOD[:LEVEL]. The repository compresses by itself.
+    #[arg(long, short = 'Z', value_name = "METHOD")]
+    pub(crate) compress: Option<String>,
+    /// Processes that dump at once.
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// Where PostgreSQL's programs are.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) bindir: Option<PathBuf>,
+    /// Print what would be dumped, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DumpFormat {
+    /// One archive for pg_restore.
+    #[value(alias = "c")]
+    Custom,
+    /// A directory with a file for each table, for pg_restore.
+    #[value(alias = "d")]
+    Directory,
+    /// SQL for psql.
+    #[value(alias = "p")]
+    Plain,
+}
+
+#[derive(Args)]
+pub(crate) struct Load {
+    /// A logical backup (name or id), or the path of a dump.
+    #[arg(value_name = "DUMP|PATH")]
+    pub(crate) dump: String,
+    /// The instance that has the backup; may be left out when there is only one.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
+    /// Into a database that exists: INSTANCE/DATABASE, or a connection string or URI.
+    #[arg(long, value_name = "TARGET")]
+    pub(crate) into: Option<String>,
+    /// Into a new database with this name.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["into"])]
+    pub(crate) new_database: Option<String>,
+    /// The server of the new database: an instance, or a connection string [default: the instance of the backup].
+    #[arg(long, value_name = "INSTANCE|CONNINFO", requires = "new_database")]
+    pub(crate) on: Option<String>,
+    /// Replace the database of --into, when the load is whole and after a safety dump.
+    #[arg(long, requires = "into")]
+    pub(crate) replace: bool,
+    /// Make no safety dump before --replace.
+    #[arg(long, requires = "replace")]
+    pub(crate) no_safety_dump: bool,
+    /// Do not ask before --replace; the name of the database, to be sure.
+    #[arg(long, value_name = "DATABASE", requires = "replace")]
+    pub(crate) yes: Option<String>,
+    /// Leave the owner of everything as whoever loads.
+    #[arg(long, short = 'O')]
+    pub(crate) no_owner: bool,
+    /// Leave privileges out.
+    #[arg(long, short = 'x')]
+    pub(crate) no_privileges: bool,
+    /// Leave tablespaces out.
+    #[arg(long)]
+    pub(crate) no_tablespaces: bool,
+    /// The locale of a new database [default: that of the dump].
+    #[arg(long)]
+    pub(crate) locale: Option<String>,
+    /// Do not gather statistics afterwards.
+    #[arg(long)]
+    pub(crate) no_analyze: bool,
+    /// A file with the password of a dump that openssl enc encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Processes that load at once.
+    #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// Where PostgreSQL's programs are.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) bindir: Option<PathBuf>,
+    /// Print what was checked, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Subcommand)]

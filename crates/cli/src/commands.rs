@@ -3,9 +3,11 @@
 pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod dump;
 pub(crate) mod init;
 pub(crate) mod instance;
 pub(crate) mod key;
+pub(crate) mod load;
 pub(crate) mod restore;
 pub(crate) mod status;
 pub(crate) mod wal;

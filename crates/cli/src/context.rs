@@ -172,6 +172,20 @@ impl Context {
         resolve(settings, environment)
     }
 
+    /// The server of a connection string.
+    pub(crate) fn server_of(&self, conninfo: &str) -> Result<Server> {
+        resolve(Settings::parse(conninfo).map_err(conninfo_refused)?, self.environment())
+    }
+
+    /// A server by the name of an instance, or by a connection string.
+    pub(crate) async fn named_server(&self, text: &str) -> Result<(Server, Option<Instance>)> {
+        if text.contains('=') || text.contains("://") {
+            return Ok((self.server_of(text)?, None));
+        }
+        let instance = self.instance(Some(text)).await?;
+        Ok((self.server(instance.config()?).await?, Some(instance)))
+    }
+
     /// What connections may ask of this machine.
     pub(crate) fn environment(&self) -> Environment {
         Environment::of_world(&self.world, |name| match name {

@@ -9,6 +9,7 @@
 //! | 4 | something stored or read is damaged |
 //! | 5 | a server or store did not answer: try again |
 //! | 6 | a right or key is missing |
+//! | 130 | ended by the operator; nothing half made is left behind |
 //! | 200 | `wal get` only: nobody can tell whether the file is there |
 
 use std::error::Error as StdError;
@@ -69,6 +70,8 @@ impl Failure {
                 ErrorKind::Denied => 6,
                 _ => 1,
             },
+            // What a shell says of a program that SIGINT ended.
+            Self::Engine(asof_engine::Error::Interrupted) => 130,
             Self::Engine(asof_engine::Error::Refused { .. }) | Self::Refused { .. } => 3,
             Self::Engine(asof_engine::Error::Damaged { .. } | asof_engine::Error::Gone { .. }) => 4,
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 6,

@@ -52,6 +52,8 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Backup(command) => commands::backup::run(&context, command).await,
         Command::Wal(command) => commands::wal::run(&context, command).await,
         Command::Restore(args) => commands::restore::run(&context, args).await,
+        Command::Dump(args) => commands::dump::run(&context, args).await,
+        Command::Load(args) => commands::load::run(&context, args).await,
         Command::Status(args) => commands::status::run(&context, args).await,
         Command::Key(command) => commands::key::run(&context, command).await,
         Command::Demo(args) => commands::demo::run(&context, args).await,

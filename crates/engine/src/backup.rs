@@ -11,10 +11,10 @@
 //!
 //! Whatever fails before the last step leaves an aborted attempt and no backup.
 
-mod copy;
+pub(crate) mod copy;
 mod details;
 pub(crate) mod known;
-mod pages;
+pub(crate) mod pages;
 mod run;
 mod session;
 mod torn;
@@ -31,7 +31,7 @@ use asof_postgres::lsn::Lsn;
 use asof_repository::codec::Encoder;
 use asof_repository::crypto::Digest;
 use asof_repository::journal::Journal;
-use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Sizes, StoredPack};
+use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Method, Sizes, StoredPack};
 use asof_repository::map::{CopiedFile, MapFile, MapPack, Place, Run, StoredMap, WAITING_FRAMES, open_map};
 use asof_repository::names::PackId;
 use asof_repository::object;
@@ -151,7 +151,7 @@ pub async fn create(
 }
 
 /// Records stored packs every few seconds, for ever. A failure here costs only the reuse of what was stored.
-async fn record_progress(
+pub(crate) async fn record_progress(
     shelf: &Shelf,
     journal: &mut Journal<Lineage>,
     attempt: Id,
@@ -169,7 +169,7 @@ async fn record_progress(
 
 /// Records how far the attempt came, so that a later one can use its packs. The reason for the failure matters more than
 /// whether this works.
-async fn abort(journal: &mut Journal<Lineage>, attempt: Id, packs: Vec<StoredPack>, error: &Error) {
+pub(crate) async fn abort(journal: &mut Journal<Lineage>, attempt: Id, packs: Vec<StoredPack>, error: &Error) {
     let epoch = journal.state().epoch;
     if !packs.is_empty() {
         let _ = journal.append(epoch, Entry::Progress { attempt, packs }).await;
@@ -210,7 +210,7 @@ fn refuse_torn_pages(contact: &Contact, control: &ControlFile) -> Result<()> {
     Err(Error::refused(what, "set full_page_writes = on there, and let the standby replay a checkpoint made after it"))
 }
 
-fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
+pub(crate) fn refuse_taken_name(journal: &Journal<Lineage>, name: &str) -> Result<()> {
     let valid = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
     if !valid {
         return Err(Error::refused("a backup's name has 1 to 200 printable characters", "choose another with --name"));
@@ -232,7 +232,7 @@ async fn parent_of(
     journal: &Journal<Lineage>,
     control: &ControlFile,
 ) -> Result<Option<(String, StoredMap)>> {
-    let Some(BackupState { backup, .. }) = journal.state().existing().pop() else { return Ok(None) };
+    let Some(BackupState { backup, .. }) = journal.state().physical().pop() else { return Ok(None) };
     let Shelf { store, keyring, signers, lineage, .. } = shelf;
     let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await?;
     let same_pages = map.page_size() == control.block_size.bytes();
@@ -241,10 +241,10 @@ async fn parent_of(
 
 /// The packs of an attempt, in the order in which they were stored.
 #[derive(Default)]
-struct StoredPacks(Mutex<Vec<StoredPack>>);
+pub(crate) struct StoredPacks(Mutex<Vec<StoredPack>>);
 
 impl StoredPacks {
-    fn take(&self) -> Vec<StoredPack> {
+    pub(crate) fn take(&self) -> Vec<StoredPack> {
         std::mem::take(&mut *self.0.lock().expect("no holder panics"))
     }
 }
@@ -505,6 +505,7 @@ impl Attempt<'_> {
             id: self.attempt,
             name: self.request.name.clone(),
             kind: self.request.kind,
+            method: Method::Physical,
             started: started.time.0,
             stopped: stopped.time.0,
             timeline: stopped.label.start_timeline.0,

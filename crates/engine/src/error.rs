@@ -54,6 +54,9 @@ pub enum Error {
         /// What is waited for.
         what: String,
     },
+    /// The operator ended it.
+    #[error("interrupted")]
+    Interrupted,
     /// A program of PostgreSQL or a server of ours failed.
     #[error("{what}")]
     Program {

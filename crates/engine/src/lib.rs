@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod error;
+pub mod logical;
 pub mod progress;
 pub mod restore;
 pub mod runtime;

@@ -7,7 +7,7 @@
 
 mod existing;
 mod instance;
-mod pages;
+pub(crate) mod pages;
 mod plan;
 mod settings;
 mod survey;

@@ -33,6 +33,7 @@ use crate::progress::Observer;
 
 pub use adopt::{Adopted, adopt, would_lift};
 pub use binaries::{Binaries, find_binaries};
+pub(crate) use binaries::{call, major_of};
 pub use endpoint::Endpoint;
 pub use instance::{Destroyed, Instance, MARKER, destroy};
 pub(crate) use isolation::socket_by_hand;

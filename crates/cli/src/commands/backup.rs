@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use asof_engine::backup::{self, BackupReport, BackupRequest, default_name};
 use asof_engine::restore::{find, short_id};
 use asof_repository::journal::Journal;
-use asof_repository::lineage::{BackupKind, BackupState, Entry, Lineage};
+use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Method};
 use asof_world::Id;
 use serde_json::{Value, json};
 
@@ -118,12 +118,13 @@ fn report_json(report: &BackupReport) -> Value {
     value
 }
 
-fn backup_json(state: &BackupState) -> Value {
+pub(crate) fn backup_json(state: &BackupState) -> Value {
     let backup = &state.backup;
     json!({
         "id": backup.id.to_string(),
         "name": backup.name,
         "kind": backup.kind,
+        "method": backup.method,
         "started": exact(backup.started),
         "stopped": exact(backup.stopped),
         "timeline": backup.timeline,
@@ -147,12 +148,15 @@ async fn list(context: &Context, args: OneInstance) -> Result<()> {
     }
     let row = |state: &&BackupState| {
         let backup = &state.backup;
-        let kind = match backup.kind {
-            BackupKind::Automated => "automated",
-            BackupKind::Manual => "manual",
+        let kind = match (backup.method, backup.kind) {
+            (Method::Logical, BackupKind::Manual) => "logical",
+            (Method::Logical, BackupKind::Automated) => "logical, automated",
+            (Method::Physical, BackupKind::Automated) => "automated",
+            (Method::Physical, BackupKind::Manual) => "manual",
         };
         let mut notes: Vec<String> = state.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         notes.extend(state.hold.as_ref().map(|reason| format!("held: {reason}")));
+        notes.extend(is_incomplete(backup).then(|| "INCOMPLETE".to_owned()));
         notes.extend((!backup.tainted.is_empty()).then(|| "TAINTED".to_owned()));
         vec![
             backup.name.clone(),
@@ -166,6 +170,12 @@ async fn list(context: &Context, args: OneInstance) -> Result<()> {
     };
     show::table(&["NAME", "ID", "KIND", "MADE", "SIZE", "STORED", "NOTES"], existing.iter().rev().map(row));
     Ok(())
+}
+
+/// Whether a dump is of less than its database.
+fn is_incomplete(backup: &Backup) -> bool {
+    let reasons = backup.details.get("incomplete").and_then(Value::as_array);
+    backup.method == Method::Logical && reasons.is_none_or(|reasons| !reasons.is_empty())
 }
 
 async fn show_one(context: &Context, args: OneBackup) -> Result<()> {
@@ -217,7 +227,7 @@ async fn change(
     Ok(())
 }
 
-fn parse_tags(texts: &[String]) -> Result<BTreeMap<String, String>> {
+pub(crate) fn parse_tags(texts: &[String]) -> Result<BTreeMap<String, String>> {
     let pair = |text: &String| match text.split_once('=') {
         Some((key, value)) if !key.is_empty() && key.len() <= 128 && value.len() <= 256 => {
             Ok((key.to_owned(), value.to_owned()))

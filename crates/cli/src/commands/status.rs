@@ -46,7 +46,8 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
 async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf: &Shelf) -> Result<Value> {
     let journal = shelf.journal().await?;
     let state = journal.state();
-    let existing = state.existing();
+    let existing = state.physical();
+    let dumps = state.existing().len() - existing.len();
     let constants = WalConstants::from_facts(&state.facts)?;
     let size = constants.stored_segment();
     let stored = stored_end(shelf, state, size).await?;
@@ -72,6 +73,7 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
     Ok(json!({
         "instance": name,
         "backups": existing.len(),
+        "logical_backups": dumps,
         "tainted": existing.iter().filter(|state| !state.backup.tainted.is_empty()).count(),
         "earliest_restorable_time": existing.first().map(|state| exact(state.backup.stopped)),
         "latest_restorable_time": latest.map(exact),

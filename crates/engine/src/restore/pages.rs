@@ -108,6 +108,13 @@ impl PageWriter {
         Ok(window.as_slice().to_vec())
     }
 
+    /// Reads a piece of a file from `offset` on, where a page begins; shorter than the others only at the end of the file.
+    pub(crate) async fn read_at(&mut self, part: &Arc<PageMap>, file: &MapFile, offset: u64) -> Result<AlignedBuf> {
+        self.turn_to(part);
+        let len = usize::try_from(file.len - offset).unwrap_or(usize::MAX).min(WINDOW_LEN);
+        self.window(file, offset, AlignedBuf::with_capacity(len.next_multiple_of(self.part.page_size as usize))).await
+    }
+
     /// Creates `path` with the content of `file`. `advance` hears of bytes written.
     pub(crate) async fn write(
         &mut self,

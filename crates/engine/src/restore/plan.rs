@@ -8,7 +8,7 @@ use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::version::Major;
 use asof_postgres::wal::Prepared;
 use asof_repository::journal::Journal;
-use asof_repository::lineage::{Backup, BackupState, Lineage};
+use asof_repository::lineage::{Backup, BackupState, Lineage, Method};
 use asof_repository::map::open_map;
 use asof_world::{Id, Timestamp, planted};
 
@@ -108,11 +108,11 @@ fn hole_before(journal: &Journal<Lineage>, plan: &Plan) -> Option<String> {
 
 /// Backups that may serve, the best first.
 fn candidates<'a>(journal: &'a Journal<Lineage>, request: &RestoreRequest) -> Result<Vec<&'a BackupState>> {
-    let mut existing = journal.state().existing();
-    existing.reverse();
     if let Some(wanted) = &request.backup {
-        return Ok(vec![find(&existing, wanted)?]);
+        return Ok(vec![physical(find(&journal.state().existing(), wanted)?)?]);
     }
+    let mut existing = journal.state().physical();
+    existing.reverse();
     existing.retain(|state| match &request.wanted.target {
         Target::Lsn(at) => state.backup.stop <= at.0,
         Target::Time(at) => state.backup.stopped <= at.0,
@@ -142,8 +142,19 @@ pub fn find<'a>(existing: &[&'a BackupState], wanted: &str) -> Result<&'a Backup
     }
 }
 
+/// A dump has no files of an instance, and WAL cannot be replayed on it (docs/guide/dump.md).
+fn physical(state: &BackupState) -> Result<&BackupState> {
+    if state.backup.method == Method::Physical {
+        return Ok(state);
+    }
+    let name = &state.backup.name;
+    let what =
+        format!("{name} is a logical backup: an instance cannot be restored from it, and WAL cannot be replayed on it");
+    Err(Error::refused(what, format!("load it into a running instance with `asof load {name}`")))
+}
+
 fn no_backup(journal: &Journal<Lineage>, request: &RestoreRequest) -> Error {
-    let existing = journal.state().existing();
+    let existing = journal.state().physical();
     let (instance, target) = (&request.instance, &request.wanted.target);
     match existing.first() {
         None => Error::refused(format!("{instance} has no backup yet"), "make one with `asof backup create`"),

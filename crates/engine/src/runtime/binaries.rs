@@ -111,7 +111,7 @@ fn version(files: &dyn Files, processes: &dyn Processes, place: &Path) -> std::r
     }
 }
 
-fn call(path: PathBuf, argument: &str) -> Program {
+pub(crate) fn call(path: PathBuf, argument: &str) -> Program {
     Program {
         path,
         arguments: vec![argument.into()],
@@ -121,7 +121,7 @@ fn call(path: PathBuf, argument: &str) -> Program {
     }
 }
 
-fn major_of(version: &str) -> Option<u32> {
+pub(crate) fn major_of(version: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 

@@ -14,7 +14,7 @@ use asof_postgres::history::{Stretch, TimelineHistory};
 use asof_postgres::lsn::{Lsn, Timeline};
 use asof_postgres::replication::{SlotLife, SystemIdentity};
 use asof_repository::journal::Journal;
-use asof_repository::lineage::{Entry, Lineage, WalEvent};
+use asof_repository::lineage::{Entry, Lineage, Method, WalEvent};
 
 use super::assemble::read_segment_info;
 use super::feed::Feed;
@@ -128,7 +128,8 @@ async fn end_on(shelf: &Shelf, timeline: Timeline, known: Lsn, size: u64) -> Res
 
 /// The newest position up to which WAL is known to be stored.
 fn last_known(state: &Lineage) -> Option<(Timeline, Lsn)> {
-    let backups = state.backups.values().map(|known| (known.backup.timeline, known.backup.stop));
+    let physical = state.backups.values().filter(|known| known.backup.method == Method::Physical);
+    let backups = physical.map(|known| (known.backup.timeline, known.backup.stop));
     let events = state.wal.iter().map(|event| match *event {
         WalEvent::Started { timeline, start } => (timeline, start),
         WalEvent::Gap { timeline, to, .. } => (timeline, to),
@@ -161,7 +162,7 @@ pub fn first_hole(state: &Lineage, stop: Lsn) -> Option<Hole> {
 /// How far the instance can be restored: to the first hole behind its newest backup, or to the end of what is stored. Nothing
 /// can be restored without a backup.
 pub fn restorable_end(state: &Lineage, stored: Option<StoredEnd>) -> Option<Lsn> {
-    let stop = Lsn(state.existing().last()?.backup.stop);
+    let stop = Lsn(state.physical().last()?.backup.stop);
     match first_hole(state, stop) {
         Some(hole) => Some(hole.from.max(stop)),
         None => Some(stored.map_or(stop, |stored| stored.end.max(stop))),

@@ -1,0 +1,219 @@
+//! `asof load`: a dump into a running instance.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use asof_engine::logical::{
+    self, Clients, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Origin, Plan, Policy,
+    Selection,
+};
+use asof_engine::restore::find;
+use asof_engine::server::Server;
+use asof_engine::time::compact;
+use asof_postgres::conninfo::Secret;
+use asof_repository::lineage::BackupKind;
+use serde_json::json;
+
+use crate::args::Load;
+use crate::commands::dump::{clients, interrupted, interruptible};
+use crate::commands::instance::confirmed;
+use crate::context::{Context, Instance, on_a_terminal, read_secret};
+use crate::failure::{Failure, Result};
+use crate::show::{self, bytes, duration};
+
+/// Where a dump goes.
+struct Target {
+    server: Server,
+    /// The instance, when it is one of ours.
+    instance: Option<Instance>,
+    database: String,
+}
+
+pub(crate) async fn run(context: &Context, args: Load) -> Result<()> {
+    let (origin, instance) = origin(context, &args).await?;
+    if let Some(remark) = origin.remark() {
+        anstream::eprintln!("warning: {remark}");
+    }
+    let target = target(context, &args, instance.as_ref()).await?;
+    let clients = clients(context, args.bindir.as_deref(), target.instance.as_ref()).await;
+    let request = request(&args, &target.database);
+    let server = if request.policy == Policy::IntoEmpty { target.server.clone() } else { maintenance(&target.server) };
+    let plan = LoadPlan::make(&context.world, &clients, origin, &server, request).await?;
+    if args.dry_run || !context.quiet && !args.json {
+        print_findings(&plan.findings);
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    plan.require()?;
+    if args.replace
+        && let Some(existing) = &plan.existing
+    {
+        let holds = format!("{} relations, {}", existing.relations, bytes(existing.bytes));
+        agree(&args, &target.database, &holds)?;
+        if !args.no_safety_dump && existing.relations > 0 {
+            safety_dump(context, &clients, &target).await?;
+        }
+    }
+    let bar = context.bar();
+    let loaded = logical::load(&plan, Box::pin(interrupted()), bar.as_ref()).await;
+    bar.finish();
+    report(&args, &loaded?);
+    Ok(())
+}
+
+fn request(args: &Load, database: &str) -> LoadRequest {
+    LoadRequest {
+        database: database.to_owned(),
+        policy: match (&args.new_database, args.replace) {
+            (Some(_), _) => Policy::New,
+            (None, true) => Policy::Replace,
+            (None, false) => Policy::IntoEmpty,
+        },
+        no_owner: args.no_owner,
+        no_privileges: args.no_privileges,
+        no_tablespaces: args.no_tablespaces,
+        jobs: usize::from(args.jobs),
+        locale: args.locale.clone(),
+        analyze: !args.no_analyze,
+    }
+}
+
+/// The dump: a file of this name, else a backup.
+async fn origin(context: &Context, args: &Load) -> Result<(Origin, Option<Instance>)> {
+    let path = PathBuf::from(&args.dump);
+    if path.exists() {
+        let origin = Origin::file(&context.world, &path, password(context, args, &path).await?.as_ref()).await?;
+        return Ok((origin, None));
+    }
+    if args.dump.contains('/') {
+        let what = format!("there is no file {}", args.dump);
+        return Err(Failure::refused(what, "name a dump that is there, or a backup of the repository"));
+    }
+    let instance = context.instance(args.instance.as_deref()).await?;
+    let journal = instance.shelf.journal().await?;
+    let backup = find(&journal.state().existing(), &args.dump)?.backup.clone();
+    Ok((Origin::stored(&instance.shelf, &backup).await?, Some(instance)))
+}
+
+/// The password of a file that `openssl enc` encrypted: from its file, or asked for.
+async fn password(context: &Context, args: &Load, path: &Path) -> Result<Option<Secret>> {
+    if let Some(file) = &args.password_file {
+        let text = read_secret("password file", file, "write the password into it, and chmod 600")?;
+        return Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))));
+    }
+    if !Origin::is_encrypted(&context.world, path).await? || !on_a_terminal() {
+        return Ok(None);
+    }
+    let password = rpassword::prompt_password(format!("Password of {}: ", path.display()));
+    Ok(Some(Secret::new(password.map_err(Failure::file("read", "the terminal"))?)))
+}
+
+async fn target(context: &Context, args: &Load, of_backup: Option<&Instance>) -> Result<Target> {
+    if let Some(database) = &args.new_database {
+        let on = args.on.as_deref().or(of_backup.map(|instance| instance.name.as_str()));
+        let on = on.ok_or_else(|| {
+            Failure::refused("it is not said on which server", "name an instance or a connection string with --on")
+        })?;
+        let (server, instance) = context.named_server(on).await?;
+        return Ok(Target { server, instance, database: database.clone() });
+    }
+    let Some(into) = &args.into else {
+        let hint = "--new-database NAME makes one; --into INSTANCE/DATABASE or a connection string names one";
+        return Err(Failure::refused("it is not said where to", hint));
+    };
+    let (server, instance) = match into.split_once('/').filter(|_| !into.contains("://") && !into.contains('=')) {
+        Some((name, database)) => {
+            let (mut server, instance) = context.named_server(name).await?;
+            server.config.dbname = database.to_owned();
+            (server, instance)
+        }
+        None if into.contains('=') || into.contains("://") => (context.server_of(into)?, None),
+        None => {
+            let what = format!("\"{into}\" does not say which database");
+            return Err(Failure::refused(what, format!("write {into}/DATABASE, or a connection string")));
+        }
+    };
+    let database = server.config.dbname.clone();
+    Ok(Target { server, instance, database })
+}
+
+/// The same server, by a database that every server has: the one that is replaced cannot be renamed from within.
+fn maintenance(server: &Server) -> Server {
+    let mut server = server.clone();
+    server.config.dbname = "postgres".to_owned();
+    server
+}
+
+fn agree(args: &Load, database: &str, holds: &str) -> Result<()> {
+    let refused = || Failure::refused("nothing was changed", "type the name of the database, or give it with --yes");
+    match &args.yes {
+        Some(name) if name == database => Ok(()),
+        Some(name) => Err(Failure::refused(
+            format!("--yes names {name}, and {database} would be replaced"),
+            "nothing was changed",
+        )),
+        None if confirmed(&format!("This replaces database {database} ({holds})."), database)? => Ok(()),
+        None => Err(refused()),
+    }
+}
+
+/// What is replaced is kept: in the repository if its instance is in it, else in a file here.
+async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> Result<()> {
+    let mut server = target.server.clone();
+    server.config.dbname.clone_from(&target.database);
+    let name = format!("{}-before-load-{}", target.database, compact(context.world.now()));
+    let destination = match &target.instance {
+        Some(instance) => Destination::Repository(instance.shelf.clone()),
+        None => {
+            let path = PathBuf::from(format!("{name}.dump"));
+            Destination::File(std::path::absolute(&path).map_err(Failure::file("find", &path))?)
+        }
+    };
+    let request = DumpRequest {
+        name: name.clone(),
+        kind: BackupKind::Manual,
+        tags: BTreeMap::from([("reason".to_owned(), "before load".to_owned())]),
+        format: Format::Custom,
+        selection: Selection::default(),
+        compress: None,
+        globals: false,
+        jobs: 1,
+    };
+    let plan = Plan::make(&context.world, clients, &server).await?;
+    let bar = context.bar();
+    let dumped = interruptible(logical::dump(plan, &request, &destination, bar.clone())).await;
+    bar.finish();
+    let report = dumped?;
+    let kept = report.files.first().map_or(name, |path| path.display().to_string());
+    anstream::eprintln!("what {} held is kept as {kept}", target.database);
+    Ok(())
+}
+
+fn print_findings(findings: &[Finding]) {
+    for Finding { what, result } in findings {
+        match result {
+            Ok(found) => anstream::eprintln!("ok      {what:12} {found}"),
+            Err(why) => anstream::eprintln!("FAILED  {what:12} {why}"),
+        }
+    }
+}
+
+fn report(args: &Load, report: &LoadReport) {
+    if args.json {
+        show::json(&json!({
+            "database": report.database,
+            "tables": report.tables,
+            "bytes": report.bytes,
+            "remarks": report.remarks,
+            "elapsed_seconds": report.elapsed.as_secs_f64(),
+        }));
+        return;
+    }
+    anstream::println!("loaded into database {}", report.database);
+    if let Some(tables) = report.tables {
+        anstream::println!("  tables  {tables}");
+    }
+    anstream::println!("  took    {}", duration(report.elapsed));
+    report.remarks.iter().for_each(|remark| anstream::eprintln!("warning: {remark}"));
+}

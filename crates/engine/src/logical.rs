@@ -1,0 +1,36 @@
+//! Logical backups: what `pg_dump` writes of one database, kept in the repository or in a file, and brought back with
+//! `pg_restore` or `psql`.
+//!
+//! PostgreSQL's own programs do what only they can do. Around them is what a person would have to do by hand: the client of
+//! the right major is found, the result is proven to be whole, what is in it is recorded, and nothing that is half made
+//! looks as if it were whole. A logical backup is that one moment of one database: WAL cannot be replayed on it, and roles and
+//! tablespaces are in it only when they were asked for.
+
+mod checks;
+mod clients;
+mod dump;
+mod fetch;
+mod layers;
+mod load;
+mod members;
+mod origin;
+mod outcome;
+mod parallel;
+mod parallel_load;
+mod program;
+mod properties;
+mod record;
+mod shelve;
+mod snapshot;
+mod target;
+mod to_directory;
+mod to_file;
+mod watched;
+
+pub use checks::Finding;
+pub use clients::{Client, Clients};
+pub use dump::{Destination, DumpReport, DumpRequest, Plan, dump};
+pub use load::{LoadPlan, LoadReport, LoadRequest, load};
+pub use origin::Origin;
+pub use record::{DatabaseRecord, Details, ForeignKey, Format, Selection, TableRecord};
+pub use target::{Existing, Policy};

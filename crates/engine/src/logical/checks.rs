@@ -1,0 +1,281 @@
+//! What is looked at before a load changes anything: each item is asked of the server, none is assumed.
+
+use std::collections::BTreeSet;
+
+use asof_postgres::archive::plain::{Ending, PlainScanner};
+use asof_postgres::archive::toc::Toc;
+use asof_postgres::client::{Connection, ErrorKind};
+use asof_postgres::version::Major;
+
+use super::clients::Client;
+use super::load::LoadRequest;
+use super::origin::Origin;
+use super::target::{Existing, Policy, describe, exists, in_database};
+use crate::error::{Error, Result};
+use crate::server::Server;
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What.
+    pub what: &'static str,
+    /// What was found, or why the load cannot succeed.
+    pub result: Result<String, String>,
+}
+
+impl Finding {
+    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+        Self { what, result: Ok(found.into()) }
+    }
+
+    fn failed(what: &'static str, why: impl Into<String>) -> Self {
+        Self { what, result: Err(why.into()) }
+    }
+}
+
+/// What is to be loaded where.
+pub(super) struct Subject<'a> {
+    pub(super) origin: &'a Origin,
+    pub(super) server: &'a Server,
+    pub(super) request: &'a LoadRequest,
+    pub(super) major: Major,
+    pub(super) client: &'a Client,
+}
+
+/// Refuses to go on when something was found that the load cannot survive.
+pub(super) fn require(findings: &[Finding]) -> Result<()> {
+    let failed: Vec<String> = findings
+        .iter()
+        .filter_map(|finding| Some(format!("{}: {}", finding.what, finding.result.as_ref().err()?)))
+        .collect();
+    match failed.as_slice() {
+        [] => Ok(()),
+        [only] => Err(Error::refused(format!("the dump cannot be loaded: {only}"), "nothing was changed")),
+        all => {
+            let what = format!("the dump cannot be loaded:\n    {}", all.join("\n    "));
+            Err(Error::refused(what, "nothing was changed"))
+        }
+    }
+}
+
+/// Looks at everything. `connection` is to any database of the server.
+pub(super) async fn all(
+    subject: &Subject<'_>,
+    connection: &mut Connection,
+) -> Result<(Vec<Finding>, Option<Existing>)> {
+    let mut findings =
+        vec![Finding::ok("client", format!("{} in {}", subject.client.version, subject.client.dir.display()))];
+    findings.push(versions(subject));
+    let (target, existing) = target(subject, connection).await?;
+    findings.push(target);
+    findings.push(rights(subject, connection).await?);
+    findings.extend(encoding(subject, existing.as_ref()));
+    if let Some(toc) = &subject.origin.toc {
+        findings.push(extensions(toc, connection).await?);
+        findings.push(roles(subject, toc, connection).await?);
+        if !subject.request.no_tablespaces {
+            findings.push(tablespaces(toc, connection).await?);
+        }
+    }
+    Ok((findings, existing))
+}
+
+fn versions(subject: &Subject<'_>) -> Finding {
+    let made_from = subject.origin.toc.as_ref().map(|toc| toc.server_version.to_lossy());
+    let made_from = made_from.or_else(|| Some(subject.origin.details.as_ref()?.database.server_version.clone()));
+    let Some(version) = made_from else {
+        return Finding::ok("versions", format!("a script for PostgreSQL {}", subject.major));
+    };
+    let major: Option<u32> = version.split(|c: char| !c.is_ascii_digit()).next().and_then(|text| text.parse().ok());
+    let target = subject.major.number();
+    match major {
+        Some(major) if major > target => Finding::ok(
+            "versions",
+            format!("from {version} to the older {target}: what {target} does not know will stop the load"),
+        ),
+        _ => Finding::ok("versions", format!("from {version} to {target}")),
+    }
+}
+
+async fn target(subject: &Subject<'_>, connection: &mut Connection) -> Result<(Finding, Option<Existing>)> {
+    let (name, policy) = (&subject.request.database, subject.request.policy);
+    let there = exists(connection, name).await?;
+    if !there {
+        let finding = match policy {
+            Policy::New | Policy::Replace => Finding::ok("database", format!("{name} will be made")),
+            _ => Finding::failed("database", format!("there is no database {name}; --new-database makes one")),
+        };
+        return Ok((finding, None));
+    }
+    if policy == Policy::New {
+        let why = format!("{name} exists already; choose another name, or --replace it");
+        return Ok((Finding::failed("database", why), None));
+    }
+    let mut inside = match in_database(subject.server, name).connect().await {
+        Ok(inside) => inside,
+        Err(error) => return Ok((Finding::failed("database", format!("{name} cannot be entered: {error}")), None)),
+    };
+    let found = describe(&mut inside).await?;
+    inside.close().await;
+    let holds = format!("{name} has {} relations and some {} rows", found.relations, found.rows);
+    let finding = match (policy, found.relations) {
+        (Policy::IntoEmpty, 1..) => {
+            let why = format!("{holds}; load into a --new-database, choose tables with --table, or --replace it");
+            Finding::failed("database", why)
+        }
+        (Policy::IntoEmpty, 0) => Finding::ok("database", format!("{name} is empty")),
+        (Policy::Replace, _) => Finding::ok("database", format!("{holds}; it is replaced when the load is whole")),
+        _ => Finding::ok("database", holds),
+    };
+    Ok((finding, Some(found)))
+}
+
+async fn rights(subject: &Subject<'_>, connection: &mut Connection) -> Result<Finding> {
+    let sql = "SELECT rolsuper, rolcreatedb, current_user FROM pg_roles WHERE rolname = current_user";
+    let row = connection.query_one(sql).await?;
+    let (superuser, may_create, user) = (row.required(0)? == "t", row.required(1)? == "t", row.required(2)?.to_owned());
+    Ok(match subject.request.policy {
+        Policy::New | Policy::Replace if !superuser && !may_create => {
+            Finding::failed("rights", format!("{user} may not make databases; ALTER ROLE {user} CREATEDB"))
+        }
+        _ if superuser => Finding::ok("rights", format!("{user} is a superuser")),
+        _ => Finding::ok("rights", format!("{user} is no superuser: what only one may make stops the load")),
+    })
+}
+
+/// Another encoding is no failure: the server converts, and refuses what it cannot.
+fn encoding(subject: &Subject<'_>, existing: Option<&Existing>) -> Option<Finding> {
+    let existing = existing.filter(|_| subject.request.policy != Policy::Replace)?;
+    let dumped = match &subject.origin.details {
+        Some(details) => details.database.encoding.clone(),
+        None => subject.origin.toc.as_ref().and_then(encoding_of)?,
+    };
+    let found = match dumped == existing.encoding {
+        true => format!("{dumped}, as the dump"),
+        false => format!(
+            "{} here and {dumped} in the dump: a character that {0} does not have stops the load",
+            existing.encoding
+        ),
+    };
+    Some(Finding::ok("encoding", found))
+}
+
+/// From the entry `SET client_encoding = '…';`.
+fn encoding_of(toc: &Toc) -> Option<String> {
+    let entry = toc.entries.iter().find(|entry| entry.desc.as_bytes() == b"ENCODING")?;
+    let definition = entry.definition.as_ref()?.to_lossy();
+    definition.split('\'').nth(1).map(str::to_owned)
+}
+
+async fn extensions(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
+    let wanted: BTreeSet<String> = toc
+        .entries
+        .iter()
+        .filter(|entry| entry.desc.as_bytes() == b"EXTENSION")
+        .map(|entry| entry.tag.to_lossy())
+        .collect();
+    let known = names(connection, "SELECT name FROM pg_available_extensions").await?;
+    let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
+    Ok(match (wanted.is_empty(), missing.as_slice()) {
+        (true, _) => Finding::ok("extensions", "none are needed"),
+        (false, []) => {
+            let all: Vec<&str> = wanted.iter().map(String::as_str).collect();
+            Finding::ok("extensions", format!("{} can be made here", all.join(", ")))
+        }
+        (false, missing) => Finding::failed(
+            "extensions",
+            format!("{} cannot be made here: install their packages on the server", missing.join(", ")),
+        ),
+    })
+}
+
+async fn roles(subject: &Subject<'_>, toc: &Toc, connection: &mut Connection) -> Result<Finding> {
+    let request = subject.request;
+    let owners = toc.entries.iter().filter_map(|entry| entry.owner.as_ref()).map(|owner| owner.to_lossy());
+    let owners = owners.filter(|owner| !owner.is_empty() && !request.no_owner);
+    let granted = toc.entries.iter().filter(|entry| entry.desc.as_bytes().ends_with(b"ACL") && !request.no_privileges);
+    let granted = granted.filter_map(|entry| entry.definition.as_ref()).flat_map(|sql| grantees(&sql.to_lossy()));
+    let wanted: BTreeSet<String> = owners.chain(granted).collect();
+    let known = names(connection, "SELECT rolname FROM pg_roles").await?;
+    let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
+    Ok(match missing.as_slice() {
+        [] if wanted.is_empty() => Finding::ok("roles", "none are needed"),
+        [] => Finding::ok("roles", format!("{} are here", wanted.len())),
+        missing => Finding::failed(
+            "roles",
+            format!(
+                "{} are not here: make them, or leave them out with --no-owner --no-privileges",
+                missing.join(", ")
+            ),
+        ),
+    })
+}
+
+/// Whom the statements of an ACL name: `GRANT … TO name;` and `REVOKE … FROM name;`, as `buildACLCommands` of dumputils.c
+/// writes them.
+fn grantees(sql: &str) -> Vec<String> {
+    let statements = sql.lines().filter_map(|line| {
+        let end = line.strip_suffix(';')?.trim_end_matches(" WITH GRANT OPTION");
+        let (_, name) =
+            end.rsplit_once(if line.contains("GRANT ") && !line.starts_with("REVOKE") { " TO " } else { " FROM " })?;
+        Some(name.to_owned())
+    });
+    let quoted = |name: &String| name.starts_with('"') && name.ends_with('"') && name.len() > 1;
+    let unquoted = |name: String| match quoted(&name) {
+        true => name[1..name.len() - 1].replace("\"\"", "\""),
+        false => name,
+    };
+    statements.filter(|name| name != "PUBLIC").map(unquoted).collect()
+}
+
+/// A tablespace that is missing is no failure: what was in it goes where new tables go.
+async fn tablespaces(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
+    let wanted: BTreeSet<String> =
+        toc.entries.iter().filter_map(|entry| entry.tablespace.as_ref()).map(|name| name.to_lossy()).collect();
+    let wanted: BTreeSet<String> = wanted.into_iter().filter(|name| !name.is_empty()).collect();
+    let known = names(connection, "SELECT spcname FROM pg_tablespace").await?;
+    let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
+    Ok(match missing.as_slice() {
+        [] => Finding::ok("tablespaces", "all are here"),
+        missing => Finding::failed(
+            "tablespaces",
+            format!("{} are not here: make them, or leave them out with --no-tablespaces", missing.join(", ")),
+        ),
+    })
+}
+
+async fn names(connection: &mut Connection, sql: &str) -> Result<BTreeSet<String>> {
+    match connection.query(sql).await {
+        Ok(rows) => {
+            let name = |row: &asof_postgres::client::Row| Ok(row.required(0)?.to_owned());
+            rows.iter().map(name).collect()
+        }
+        Err(error) if error.kind() == ErrorKind::Denied => Ok(BTreeSet::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a script that `pg_dump` wrote came to its end. One of somebody else has no mark that could tell.
+pub(super) fn script_is_whole(name: &str, scanner: PlainScanner) -> Result<()> {
+    let script = scanner.finish();
+    if script.scope.is_some() && script.ending != Ending::Complete {
+        return Err(Error::damaged(
+            format!("{name} is cut off: what pg_dump writes at the end is missing"),
+            "nothing of it was kept; take another copy of it, or dump again",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_found_in_what_privileges_say() {
+        let sql = "GRANT SELECT ON TABLE public.a TO reader;\nGRANT ALL ON TABLE a TO \"o\"\"b c\" WITH GRANT OPTION;\n\
+                   REVOKE ALL ON TABLE a FROM PUBLIC;\nREVOKE ALL ON SCHEMA s FROM owner;\n\
+                   ALTER DEFAULT PRIVILEGES FOR ROLE x IN SCHEMA s GRANT SELECT ON TABLES TO y;\n";
+        assert_eq!(grantees(sql), ["reader", "o\"b c", "owner", "y"]);
+    }
+}

@@ -1,0 +1,76 @@
+//! A stored dump as streams: its files are read from the repository piece by piece, every byte authenticated.
+
+use std::sync::Arc;
+
+use asof_repository::lineage::Backup;
+use asof_repository::map::{MapFile, PageMap, StoredMap, open_map};
+use asof_world::AlignedBuf;
+
+use crate::error::{Error, Result};
+use crate::restore::pages::PageWriter;
+use crate::shelf::Shelf;
+
+/// The files of one logical backup. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct StoredDump {
+    shelf: Shelf,
+    map: Arc<StoredMap>,
+    name: String,
+}
+
+impl StoredDump {
+    /// Opens the map of a logical backup.
+    pub(crate) async fn open(shelf: &Shelf, backup: &Backup) -> Result<Self> {
+        let Shelf { store, keyring, signers, lineage, .. } = shelf;
+        keyring.require_data_secret(&format!("reading backup {}", backup.name))?;
+        let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await?;
+        Ok(Self { shelf: shelf.clone(), map: Arc::new(map), name: backup.name.clone() })
+    }
+
+    /// Starts reading a file; `None` when the dump has none of this name.
+    pub(crate) async fn find(&self, path: &str) -> Result<Option<StoredFile>> {
+        let Some(part) = self.map.find(path.as_bytes()).await? else { return Ok(None) };
+        let file = part.file(path.as_bytes()).expect("the part was found by it").clone();
+        Ok(Some(StoredFile { reader: PageWriter::new(self.shelf.clone()), part: Arc::new(part), file, offset: 0 }))
+    }
+
+    /// Starts reading a file that must be there.
+    pub(crate) async fn file(&self, path: &str) -> Result<StoredFile> {
+        let found = self.find(path).await?;
+        found.ok_or_else(|| Error::damaged(format!("{} has no {path}", self.name), "choose another dump"))
+    }
+
+    /// Every file with its length.
+    pub(crate) async fn list(&self) -> Result<Vec<(String, u64)>> {
+        let (mut parts, mut files) = (self.map.parts(0), Vec::new());
+        while let Some(part) = parts.next().await? {
+            files.extend(part.files.iter().map(|file| (String::from_utf8_lossy(&file.path).into_owned(), file.len)));
+        }
+        Ok(files)
+    }
+}
+
+/// A file of a stored dump that is being read.
+pub(crate) struct StoredFile {
+    reader: PageWriter,
+    part: Arc<PageMap>,
+    file: MapFile,
+    offset: u64,
+}
+
+impl StoredFile {
+    /// The next bytes; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<AlignedBuf>> {
+        if self.offset == self.file.len {
+            return Ok(None);
+        }
+        let piece = self.reader.read_at(&self.part, &self.file, self.offset).await?;
+        self.offset += piece.len() as u64;
+        Ok(Some(piece))
+    }
+
+    /// All of a file that is not longer than `limit`.
+    pub(crate) async fn whole(mut self, limit: u64) -> Result<Vec<u8>> {
+        self.reader.read(&self.part, &self.file, limit).await
+    }
+}

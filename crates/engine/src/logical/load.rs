@@ -1,0 +1,476 @@
+//! Loads: the procedure.
+//!
+//! 1. everything that can be known is checked, and listed: nothing is changed before all of it holds;
+//! 2. a new database is made under a name that says that it is being loaded; into one that stays everything goes in one
+//!    transaction;
+//! 3. `pg_restore` or `psql` reads the dump from a pipe, and stops at the first error;
+//! 4. statistics are gathered, and the database gets its name.
+//!
+//! Whatever fails before the last step leaves the server as it was.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use asof_postgres::archive::plain::PlainScanner;
+use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece};
+use asof_postgres::client::Connection;
+use asof_postgres::version::Major;
+use asof_world::World;
+use aws_lc_rs::digest::{Context as Sha, SHA256};
+use bytes::Bytes;
+use futures::future::{BoxFuture, Either, join, select};
+
+use super::checks::{self, Finding, Subject};
+use super::clients::{Client, Clients};
+use super::dump::ended;
+use super::origin::{Origin, Place, Stream};
+use super::parallel_load;
+use super::program::{Input, Link, Output, Running};
+use super::properties;
+use super::target::{Existing, Like, Policy, Scaffold, explained, in_database};
+use super::watched::unreadable;
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+use crate::server::{self, Server};
+
+/// The first `pg_dump` whose archives set `transaction_timeout`, which older servers do not know (`_doSetFixedOutputState` in
+/// pg_backup_archiver.c, 17).
+const SETS_TRANSACTION_TIMEOUT: u32 = 17;
+
+/// How much of a script is its head.
+const HEAD_LEN: usize = 64 << 10;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    /// The database.
+    pub database: String,
+    /// What becomes of one that is there.
+    pub policy: Policy,
+    /// Leave owners as whoever loads.
+    pub no_owner: bool,
+    /// Leave out privileges.
+    pub no_privileges: bool,
+    /// Leave out tablespaces.
+    pub no_tablespaces: bool,
+    /// Processes that load at once.
+    pub jobs: usize,
+    /// The locale of a new database instead of that of the dump.
+    pub locale: Option<String>,
+    /// Gather statistics afterwards.
+    pub analyze: bool,
+}
+
+/// What was done.
+#[derive(Clone, Debug)]
+pub struct LoadReport {
+    /// The database.
+    pub database: String,
+    /// Tables that the dump has data of; unknown of a script.
+    pub tables: Option<u64>,
+    /// Bytes that the program read.
+    pub bytes: u64,
+    /// What the programs remarked.
+    pub remarks: Vec<String>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A load of which everything is known.
+pub struct LoadPlan {
+    pub(super) world: World,
+    pub(super) origin: Origin,
+    /// To a database that is not the one that is loaded, where that is made.
+    server: Server,
+    pub(super) client: Client,
+    major: Major,
+    request: LoadRequest,
+    like: Like,
+    /// What was looked at, and what was found.
+    pub findings: Vec<Finding>,
+    /// The database that is there, if one is.
+    pub existing: Option<Existing>,
+}
+
+impl LoadPlan {
+    /// Finds out everything that decides whether the load can succeed. Nothing is changed.
+    ///
+    /// `server` names a database that exists; it may be the one to load into.
+    pub async fn make(
+        world: &World,
+        clients: &Clients,
+        origin: Origin,
+        server: &Server,
+        request: LoadRequest,
+    ) -> Result<Self> {
+        let server = server.known_as("asof-load");
+        let mut connection = server.connect().await?;
+        let contact = server::contact(&mut connection).await?;
+        let client = clients.to_load(origin.maker().unwrap_or(contact.major.number()), contact.major)?.clone();
+        let like = like(&origin, &request, contact.major);
+        let subject =
+            Subject { origin: &origin, server: &server, request: &request, major: contact.major, client: &client };
+        let (findings, existing) = checks::all(&subject, &mut connection).await?;
+        connection.close().await;
+        let (world, major) = (world.clone(), contact.major);
+        Ok(Self { world, origin, server, client, major, request, like, findings, existing })
+    }
+
+    /// Refuses to go on when something was found that the load cannot survive.
+    ///
+    /// # Errors
+    /// `Refused`, with everything that was found.
+    pub fn require(&self) -> Result<()> {
+        checks::require(&self.findings)
+    }
+
+    /// The programs that will be used.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What is loaded.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+}
+
+fn like(origin: &Origin, request: &LoadRequest, major: Major) -> Like {
+    let mut like = match &origin.details {
+        Some(details) => Like::recorded(&details.database, major.number()),
+        None => origin.toc.as_ref().map_or_else(Like::default, Like::of_archive),
+    };
+    if let Some(locale) = &request.locale {
+        like.locale = ["LC_COLLATE", "LC_CTYPE"].map(|key| (key.to_owned(), locale.clone())).into();
+    }
+    like
+}
+
+/// Loads, unless `cancelled` completes before.
+///
+/// # Errors
+/// `Refused` if a check failed, `Program` with what the program said, `Interrupted`. The server is as it was then.
+pub async fn load(plan: &LoadPlan, cancelled: BoxFuture<'static, ()>, observer: &dyn Observer) -> Result<LoadReport> {
+    let began = plan.world.monotonic();
+    plan.require()?;
+    let result = match plan.request.policy {
+        Policy::New | Policy::Replace => into_new(plan, cancelled, observer).await,
+        Policy::IntoEmpty | Policy::IntoExisting => {
+            until(cancelled, run(plan, &plan.request.database, true, observer)).await
+        }
+    };
+    let (bytes, remarks) = result?;
+    let tables =
+        plan.origin.toc.as_ref().map(|toc| toc.entries.iter().filter(|entry| entry.is_table_data()).count() as u64);
+    let elapsed = plan.world.monotonic() - began;
+    Ok(LoadReport { database: plan.request.database.clone(), tables, bytes, remarks, elapsed })
+}
+
+async fn until<T>(cancelled: BoxFuture<'static, ()>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match select(Box::pin(work), cancelled).await {
+        Either::Left((result, _)) => result,
+        Either::Right(((), _)) => Err(Error::Interrupted),
+    }
+}
+
+async fn into_new(
+    plan: &LoadPlan,
+    cancelled: BoxFuture<'static, ()>,
+    observer: &dyn Observer,
+) -> Result<(u64, Vec<String>)> {
+    let scaffold = Scaffold::create(&plan.world, &plan.server, &plan.request.database, &plan.like).await;
+    let scaffold = scaffold.map_err(|error| explained(error, &plan.like))?;
+    let loading = async {
+        let done = run(plan, &scaffold.name, false, observer).await?;
+        apply_properties(plan, &scaffold.name).await?;
+        Ok(done)
+    };
+    match until(cancelled, loading).await {
+        Ok(done) => {
+            observer.event(Event::Phase("naming the database"));
+            scaffold.finish(plan.request.policy == Policy::Replace).await?;
+            Ok(done)
+        }
+        Err(error) => {
+            // The reason counts for more than whether clearing up works; what is left says by its name what it is.
+            let name = scaffold.name.clone();
+            if let Err(left) = scaffold.abandon().await {
+                observer.event(Event::Warning(format!("{name} is left behind, half loaded: drop it by hand ({left})")));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A database that is replaced hands its settings and privileges on; a new one gets those of the dump.
+async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<()> {
+    let mut connection = plan.server.connect().await?;
+    let request = &plan.request;
+    let statements = match (request.policy, &plan.existing, &plan.origin.toc) {
+        (Policy::Replace, Some(_), _) => properties::of_existing(&mut connection, &request.database, name).await?,
+        (_, _, Some(toc)) => properties::of_archive(toc, name, !request.no_privileges),
+        (_, _, None) => Vec::new(),
+    };
+    let applied = properties::apply(&mut connection, &statements).await;
+    connection.close().await;
+    applied
+}
+
+/// Reads the dump into a database; all of it or nothing where `at_once`.
+async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
+    let server = in_database(&plan.server, database);
+    let mut connection = server.connect().await?;
+    let link = Link::of(&server, &connection)?;
+    observer.event(Event::Phase("loading"));
+    let done = match (&plan.origin.place, plan.origin.is_script()) {
+        (_, true) => script(plan, &link, at_once, observer).await?,
+        _ if plan.is_older_server() => by_script(plan, &link, at_once, observer).await?,
+        (Place::Directory(path), _) => directory(plan, &link, path, at_once).await?,
+        (Place::Stored(dump), _) if plan.jobs() > 1 && !at_once => {
+            let toc = plan.origin.toc.as_ref().expect("an archive has one");
+            parallel_load::load(plan, &link, dump, toc, observer).await?
+        }
+        (Place::File { path, recipe }, _) if plan.jobs() > 1 && !at_once && recipe.is_seekable() => {
+            directory(plan, &link, path, at_once).await?
+        }
+        (_, false) => archive(plan, &link, at_once, observer).await?,
+    };
+    if plan.request.analyze {
+        analyze(&mut connection, observer).await?;
+    }
+    connection.close().await;
+    Ok(done)
+}
+
+/// Without statistics the first queries are planned as if all tables were empty.
+async fn analyze(connection: &mut Connection, observer: &dyn Observer) -> Result<()> {
+    observer.event(Event::Phase("gathering statistics"));
+    connection.execute("ANALYZE").await?;
+    Ok(())
+}
+
+impl LoadPlan {
+    /// Whether the server is older than what the programs write for it.
+    fn is_older_server(&self) -> bool {
+        self.client.major >= SETS_TRANSACTION_TIMEOUT && self.major.number() < SETS_TRANSACTION_TIMEOUT
+    }
+
+    /// Processes that load at once.
+    pub(super) fn jobs(&self) -> usize {
+        self.request.jobs.max(1)
+    }
+
+    pub(super) fn pg_restore(&self, at_once: bool) -> Vec<OsString> {
+        let mut arguments = vec!["--exit-on-error"];
+        arguments.extend(at_once.then_some("--single-transaction"));
+        arguments.extend(self.request.no_owner.then_some("--no-owner"));
+        arguments.extend(self.request.no_privileges.then_some("--no-privileges"));
+        arguments.extend(self.request.no_tablespaces.then_some("--no-tablespaces"));
+        arguments.into_iter().map(OsString::from).collect()
+    }
+}
+
+/// What `pg_restore` opens by itself, several processes at once.
+async fn directory(plan: &LoadPlan, link: &Link, path: &std::path::Path, at_once: bool) -> Result<(u64, Vec<String>)> {
+    let mut arguments = plan.pg_restore(at_once);
+    if plan.request.jobs > 1 && !at_once {
+        arguments.push(format!("--jobs={}", plan.request.jobs).into());
+    }
+    arguments.push(path.into());
+    let running = link.start(&plan.world, &plan.client, "pg_restore", arguments).await?;
+    Ok((0, running.end().await?))
+}
+
+async fn archive(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
+    let arguments = plan.pg_restore(at_once);
+    let mut running = link.start(&plan.world, &plan.client, "pg_restore", arguments).await?;
+    let stream = plan.origin.stream().await?;
+    let fed = match plan.origin.is_proven() {
+        true => feed(running.input(), stream, observer, |_| Ok(())).await,
+        false => feed_watched(&plan.origin, running.input(), stream, observer).await,
+    };
+    finished(running, fed).await
+}
+
+/// What the program read, and what it remarked.
+pub(super) async fn finished(running: Running, fed: Result<Option<u64>>) -> Result<(u64, Vec<String>)> {
+    let (bytes, remarks) = ended(running, fed).await?;
+    Ok((bytes.unwrap_or(0), remarks))
+}
+
+/// As [`feed`], for an archive that nobody has vouched for: where it is cut off or damaged is said better by us.
+async fn feed_watched(
+    origin: &Origin,
+    input: &mut Input,
+    stream: Stream,
+    observer: &dyn Observer,
+) -> Result<Option<u64>> {
+    let (mut decoder, mut sha, mut behind) = (ArchiveDecoder::new(Depth::Structure), Sha::new(&SHA256), 0);
+    let total = feed(input, stream, observer, |bytes| {
+        let (mut toc_end, had_toc) = (None, decoder.toc().is_some());
+        let pushed = decoder.push(bytes, &mut |piece| {
+            if let Piece::Toc { end, .. } = piece {
+                toc_end = Some(end);
+            }
+        });
+        pushed.map_err(unreadable)?;
+        let in_toc = match toc_end {
+            Some(end) => usize::try_from(end - behind).expect("it ends in this piece"),
+            None if had_toc => 0,
+            None => bytes.len(),
+        };
+        sha.update(&bytes[in_toc..]);
+        behind += bytes.len() as u64;
+        Ok(())
+    });
+    let total = total.await?;
+    if total.is_some() {
+        decoder.finish().map_err(unreadable)?;
+        origin.prove("data", &hex::encode(sha.finish()))?;
+    }
+    Ok(total)
+}
+
+/// Gives a program the dump. Nothing when the program reads no further, which is no error here: its end says why.
+pub(super) async fn feed(
+    input: &mut Input,
+    mut stream: Stream,
+    observer: &dyn Observer,
+    look: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<Option<u64>> {
+    let first = stream.next().await?;
+    feed_from(first, input, stream, observer, look).await
+}
+
+/// As [`feed`], the first piece being known.
+async fn feed_from(
+    mut piece: Option<Bytes>,
+    input: &mut Input,
+    mut stream: Stream,
+    observer: &dyn Observer,
+    mut look: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<Option<u64>> {
+    let mut total = 0;
+    while let Some(bytes) = piece {
+        let len = bytes.len() as u64;
+        look(&bytes)?;
+        let (next, taken) = join(stream.next(), input.write(bytes)).await;
+        if !taken? {
+            return Ok(None);
+        }
+        total += len;
+        observer.event(Event::Advance(len));
+        piece = next?;
+    }
+    Ok(Some(total))
+}
+
+async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {
+    let mut arguments = vec!["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1"];
+    arguments.extend(at_once.then_some("--single-transaction"));
+    arguments.push("--file=-");
+    let arguments = arguments.into_iter().map(OsString::from).collect();
+    link.start(&plan.world, &plan.client, "psql", arguments).await
+}
+
+/// SQL by `psql`, which does not notice a script that is cut off: what is not whole is not committed.
+async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
+    let mut psql = psql(plan, link, at_once).await?;
+    let mut scanner = PlainScanner::new();
+    let mut stream = plan.origin.stream().await?;
+    let mut head = stream.next().await?;
+    // It counts as it was, not as psql reads it.
+    let (mut sha, mut is_head) = (Sha::new(&SHA256), true);
+    head.iter().for_each(|head| sha.update(head));
+    if plan.major.number() < SETS_TRANSACTION_TIMEOUT {
+        head = head.map(|head| without_timeout(head.into()).into());
+    }
+    let look = |bytes: &[u8]| {
+        scanner.push(bytes);
+        if !std::mem::take(&mut is_head) {
+            sha.update(bytes);
+        }
+        Ok(())
+    };
+    let fed = feed_from(head, psql.input(), stream, observer, look).await;
+    let whole = fed.and_then(|total| match total {
+        None => Ok(None),
+        Some(_) => {
+            checks::script_is_whole(&plan.origin.name, scanner)?;
+            plan.origin.prove("sql", &hex::encode(sha.finish()))?;
+            Ok(total)
+        }
+    });
+    finished(psql, whole).await
+}
+
+/// An archive for a server that does not know one of the settings with which `pg_restore` begins: as SQL without it.
+async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
+    let mut arguments = plan.pg_restore(false);
+    arguments.push("--file=-".into());
+    arguments.extend(plan.origin.directory().map(Into::into));
+    let mut restore = link.start_offline(&plan.world, &plan.client, "pg_restore", arguments).await?;
+    let mut psql = psql(plan, link, at_once).await?;
+    let (mut input, output) = restore.take_pipes();
+    let mut scanner = PlainScanner::new();
+    let stream = if plan.origin.directory().is_some() { None } else { Some(plan.origin.stream().await?) };
+    let feeding = async move {
+        match stream {
+            Some(stream) => feed(&mut input, stream, observer, |_| Ok(())).await,
+            None => Ok(Some(0)),
+        }
+    };
+    let (fed, passed) = join(feeding, pass_on(output, psql.input(), &mut scanner)).await;
+    let restored = restore.end().await;
+    let whole = match (fed, passed) {
+        // psql stopped reading: its end says why.
+        (_, Ok(false)) => Ok(None),
+        (Ok(total), Ok(true)) => {
+            restored.and_then(|_| checks::script_is_whole(&plan.origin.name, scanner)).map(|()| total)
+        }
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    finished(psql, whole).await
+}
+
+/// Hands SQL from one program to another; false when the other does not read any more.
+async fn pass_on(mut output: Output, input: &mut Input, scanner: &mut PlainScanner) -> Result<bool> {
+    let mut first = true;
+    loop {
+        let mut piece = output.read().await?;
+        if piece.is_empty() {
+            return Ok(true);
+        }
+        if std::mem::take(&mut first) {
+            piece = without_timeout(piece);
+        }
+        scanner.push(&piece);
+        if !input.write(piece.into()).await? {
+            return Ok(false);
+        }
+    }
+}
+
+/// Takes the one line out that older servers refuse. It stands among the first.
+fn without_timeout(script: Vec<u8>) -> Vec<u8> {
+    const LINE: &[u8] = b"\nSET transaction_timeout = 0;\n";
+    match script.windows(LINE.len()).take(HEAD_LEN).position(|window| window == LINE) {
+        None => script,
+        Some(at) => [&script[..at], &script[at + LINE.len() - 1..]].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setting_that_older_servers_refuse_is_taken_out_of_the_head_only() {
+        let head = b"SET lock_timeout = 0;\nSET transaction_timeout = 0;\nSET x = 1;\n".to_vec();
+        assert_eq!(without_timeout(head), b"SET lock_timeout = 0;\nSET x = 1;\n");
+        let data = [vec![b'x'; HEAD_LEN + 1], b"\nSET transaction_timeout = 0;\n".to_vec()].concat();
+        assert_eq!(without_timeout(data.clone()), data);
+    }
+}

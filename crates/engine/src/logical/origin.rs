@@ -1,0 +1,374 @@
+//! What is loaded: a dump of the repository, or a file of anybody, known by its content and never by its name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use asof_postgres::archive::sniff::Kind;
+use asof_postgres::archive::toc::{ArchiveFormat, Toc, TocDecoder};
+use asof_postgres::conninfo::Secret;
+use asof_repository::lineage::{Backup, Method};
+use asof_world::{FileKind, ReadFile, World};
+use bytes::Bytes;
+
+use super::fetch::{StoredDump, StoredFile};
+use super::layers::{Layers, Recipe};
+use super::members::{SQL, TABLES, TOC, TOC_LIMIT, block_header, file_of, with_data};
+use super::record::{Details, FileRecord, Format, TableRecord};
+use super::to_file;
+use crate::error::{Error, Result};
+use crate::shelf::Shelf;
+
+/// How much of a file is looked at to know what it is, and read at once.
+const PIECE_LEN: usize = 4 << 20;
+
+/// A dump that was opened.
+pub struct Origin {
+    pub(super) world: World,
+    /// What it is called in messages.
+    pub(super) name: String,
+    pub(super) place: Place,
+    /// The table of contents; a script has none.
+    pub(super) toc: Option<Toc>,
+    /// What was recorded of it, when it is ours.
+    pub(super) details: Option<Details>,
+    /// Its tables, as far as they were recorded.
+    pub(super) tables: Vec<TableRecord>,
+    /// What its parts are proven by; empty when nobody recorded it.
+    pub(super) sha256: BTreeMap<String, String>,
+}
+
+/// Where its bytes are.
+pub(super) enum Place {
+    /// In the repository.
+    Stored(StoredDump),
+    /// In a file, perhaps wrapped.
+    File { path: PathBuf, recipe: Recipe },
+    /// In the files of a directory.
+    Directory(PathBuf),
+}
+
+impl Origin {
+    /// Opens a logical backup.
+    ///
+    /// # Errors
+    /// `Refused` for a physical one.
+    pub async fn stored(shelf: &Shelf, backup: &Backup) -> Result<Self> {
+        if backup.method != Method::Logical {
+            let what = format!("{} is a backup of a whole instance, not a dump", backup.name);
+            return Err(Error::refused(what, "restore it with `asof restore`"));
+        }
+        let details: Details = serde_json::from_value(backup.details.clone())
+            .map_err(|error| Error::damaged(format!("the record of {}: {error}", backup.name), "update asof"))?;
+        let dump = StoredDump::open(shelf, backup).await?;
+        let toc = match details.format {
+            Format::Plain => None,
+            Format::Custom | Format::Directory => {
+                Some(decoded(&backup.name, ArchiveFormat::Custom, &dump.file(TOC).await?.whole(TOC_LIMIT).await?)?)
+            }
+        };
+        let tables = dump.file(TABLES).await?.whole(TOC_LIMIT).await?;
+        let tables = serde_json::from_slice(&tables)
+            .map_err(|error| Error::damaged(format!("the tables of {}: {error}", backup.name), "update asof"))?;
+        let (world, name) = (shelf.world.clone(), backup.name.clone());
+        let (place, details, sha256) = (Place::Stored(dump), Some(details), BTreeMap::new());
+        Ok(Self { world, name, place, toc, details, tables, sha256 })
+    }
+
+    /// Opens a file or a directory; `secret` opens what `openssl enc` closed.
+    ///
+    /// # Errors
+    /// `Refused` for what is no dump, with what it is instead.
+    pub async fn file(world: &World, path: &Path, secret: Option<&Secret>) -> Result<Self> {
+        let name = path.display().to_string();
+        // Programs run elsewhere.
+        let path = &std::path::absolute(path).map_err(Error::files("find", path))?;
+        let (files, looked_at) = (world.files.clone(), path.join("toc.dat"));
+        let toc = world.blocking(move || files.read(&looked_at, TOC_LIMIT)).await;
+        if let Ok(toc) = toc {
+            let mut origin = Self::of_file(world, name, Place::Directory(path.to_owned()));
+            origin.take_record(path).await;
+            origin.prove("toc.dat", &to_file::sha256(&toc))?;
+            origin.toc = Some(decoded(&origin.name, ArchiveFormat::Directory, &toc)?);
+            return Ok(origin);
+        }
+        let recipe = recipe(world, path, secret).await?;
+        let is_wrapped = recipe.is_wrapped();
+        let mut origin = Self::of_file(world, name, Place::File { path: path.to_owned(), recipe });
+        if !is_wrapped {
+            origin.take_record(path).await;
+        }
+        origin.toc = origin.toc_of_file().await?;
+        Ok(origin)
+    }
+
+    /// Whether a file is encrypted by `openssl enc`, so that a password is needed.
+    ///
+    /// # Errors
+    /// `Files` if it cannot be read.
+    pub async fn is_encrypted(world: &World, path: &Path) -> Result<bool> {
+        let (files, opened) = (world.files.clone(), path.to_owned());
+        let read = move || {
+            let mut beginning = [0; 512];
+            if files.attributes(&opened)?.kind == FileKind::Directory {
+                return Ok(false);
+            }
+            let len = files.open(&opened)?.read_at(0, &mut beginning)?;
+            Ok::<_, std::io::Error>(Kind::of(&beginning[..len]) == Kind::OpensslSalted)
+        };
+        world.blocking(read).await.map_err(Error::files("read", path))
+    }
+
+    fn of_file(world: &World, name: String, place: Place) -> Self {
+        let (tables, sha256) = (Vec::new(), BTreeMap::new());
+        Self { world: world.clone(), name, place, toc: None, details: None, tables, sha256 }
+    }
+
+    /// Takes in what was recorded beside a dump of ours. A file of this name that says something else is somebody's own.
+    async fn take_record(&mut self, path: &Path) {
+        let (files, beside) = (self.world.files.clone(), to_file::beside(path, "json"));
+        let read = self.world.blocking(move || files.read(&beside, TOC_LIMIT)).await;
+        let record = read.ok().and_then(|bytes| serde_json::from_slice::<FileRecord>(&bytes).ok());
+        if let Some(FileRecord { details, tables, sha256, .. }) = record {
+            (self.details, self.tables, self.sha256) = (Some(details), tables, sha256);
+        }
+    }
+
+    /// Holds a digest against the one that was recorded, where one was.
+    pub(super) fn prove(&self, part: &str, found: &str) -> Result<()> {
+        match self.sha256.get(part) {
+            Some(recorded) if recorded != found => {
+                let what =
+                    format!("{} is not what was dumped: its {part} has another SHA-256 than was recorded", self.name);
+                Err(Error::damaged(what, "take another copy of it, or dump again"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn toc_of_file(&self) -> Result<Option<Toc>> {
+        let Place::File { recipe, .. } = &self.place else { return Ok(None) };
+        let format = match &recipe.inner {
+            Kind::Custom => ArchiveFormat::Custom,
+            // The table of contents is the first member of what pg_dump writes; pg_restore reads it for us.
+            Kind::Tar | Kind::PlainSql => return Ok(None),
+            Kind::TocOfDirectory => {
+                let what = format!("{} is a part of a dump in directory format", self.name);
+                return Err(Error::refused(what, "name the directory"));
+            }
+            Kind::Empty => {
+                let what = format!("{} is empty", self.name);
+                return Err(Error::damaged(what, "whatever made it failed: dump again"));
+            }
+            Kind::Unknown(reason) => {
+                let what = format!("{} is no dump: {reason}", self.name);
+                return Err(Error::refused(what, "name what pg_dump or pg_dumpall wrote"));
+            }
+            other => {
+                let what = format!("{} is no dump: inside is {other:?}", self.name);
+                return Err(Error::refused(what, "name what pg_dump or pg_dumpall wrote"));
+            }
+        };
+        let (mut stream, mut decoder, mut head) = (self.stream().await?, TocDecoder::new(format), Vec::new());
+        while let Some(piece) = stream.next().await? {
+            let before = head.len();
+            head.extend_from_slice(&piece);
+            if let Some((toc, used)) = decoder.push(&piece).map_err(|error| damaged(&self.name, &error))? {
+                self.prove("toc", &to_file::sha256(&head[..before + used]))?;
+                return Ok(Some(toc));
+            }
+        }
+        Err(Error::damaged(format!("{} ends inside its table of contents", self.name), "take another copy of it"))
+    }
+
+    /// Whether it is SQL and not an archive.
+    #[must_use]
+    pub fn is_script(&self) -> bool {
+        match &self.place {
+            Place::Stored(_) => self.toc.is_none(),
+            Place::File { recipe, .. } => recipe.inner == Kind::PlainSql,
+            Place::Directory(_) => false,
+        }
+    }
+
+    /// The directory that programs read by themselves.
+    pub(super) fn directory(&self) -> Option<&Path> {
+        match &self.place {
+            Place::Directory(path) => Some(path),
+            Place::Stored(_) | Place::File { .. } => None,
+        }
+    }
+
+    /// Whether every byte is authenticated before it is used, or is none of ours to look at.
+    pub(super) fn is_proven(&self) -> bool {
+        match &self.place {
+            Place::Stored(_) | Place::Directory(_) => true,
+            Place::File { recipe, .. } => recipe.inner != Kind::Custom,
+        }
+    }
+
+    /// What the operator should know about how it was kept.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        match &self.place {
+            Place::File { recipe, .. } if recipe.is_encrypted() => Some(format!(
+                "{} is encrypted without authentication: that it was decrypted does not prove that nobody changed it",
+                self.name
+            )),
+            _ => None,
+        }
+    }
+
+    /// The major of the `pg_dump` that made it, where it says so.
+    #[must_use]
+    pub fn maker(&self) -> Option<u32> {
+        let version = self.toc.as_ref().map(|toc| toc.dump_version.to_lossy());
+        let version = version.or_else(|| Some(self.details.as_ref()?.client_version.clone()))?;
+        version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    /// The whole dump as one stream of bytes, as `pg_restore` or `psql` reads it; a directory has none.
+    pub(super) async fn stream(&self) -> Result<Stream> {
+        let parts = match &self.place {
+            Place::Stored(dump) => {
+                let part = |file: &str| Part::File(file.to_owned());
+                let ahead = self.toc.as_ref().map_or_else(|| vec![part(SQL)], |toc| archive(toc, part(TOC)));
+                Parts::Members { dump: dump.clone(), ahead }
+            }
+            Place::File { path, recipe } => {
+                let (files, opened) = (self.world.files.clone(), path.clone());
+                let file =
+                    self.world.blocking(move || files.open(&opened)).await.map_err(Error::files("open", path))?;
+                let layers = if recipe.is_wrapped() { Some(recipe.layers()?) } else { None };
+                Parts::File { file: Some((file, layers)), path: path.clone(), offset: 0, ended: false }
+            }
+            Place::Directory(path) => {
+                let what = format!("{} is a directory, and not one stream", path.display());
+                return Err(Error::refused(what, "pg_restore reads it by itself"));
+            }
+        };
+        Ok(Stream { world: self.world.clone(), parts, current: None })
+    }
+}
+
+impl Origin {
+    /// An archive with these entries of a stored dump.
+    pub(super) fn stream_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
+        let ahead = archive(toc, Part::Bytes(toc.encode_custom().into()));
+        Stream { world: self.world.clone(), parts: Parts::Members { dump: dump.clone(), ahead }, current: None }
+    }
+}
+
+fn decoded(name: &str, format: ArchiveFormat, bytes: &[u8]) -> Result<Toc> {
+    Toc::decode(format, bytes).map_err(|error| damaged(name, &error))
+}
+
+fn damaged(name: &str, error: &dyn std::error::Error) -> Error {
+    Error::damaged(format!("{name} is no archive that can be read: {error}"), "take another copy of it, or dump again")
+}
+
+async fn recipe(world: &World, path: &Path, secret: Option<&Secret>) -> Result<Recipe> {
+    let (files, opened) = (world.files.clone(), path.to_owned());
+    let read = move || {
+        let kind = files.attributes(&opened)?.kind;
+        let file = files.open(&opened)?;
+        let mut beginning = vec![0; if kind == FileKind::Directory { 0 } else { PIECE_LEN }];
+        let len = file.read_at(0, &mut beginning)?;
+        beginning.truncate(len);
+        Ok::<_, std::io::Error>((kind, beginning))
+    };
+    let (kind, beginning) = world.blocking(read).await.map_err(Error::files("read", path))?;
+    if kind == FileKind::Directory {
+        let what = format!("{} is a directory without a toc.dat", path.display());
+        return Err(Error::refused(what, "name a dump in directory format, or a file"));
+    }
+    Recipe::of(&path.display().to_string(), &beginning, secret)
+}
+
+/// A piece of what is read.
+enum Part {
+    Bytes(Bytes),
+    File(String),
+}
+
+/// The archive that was taken apart, last part first; `head` is its table of contents.
+fn archive(toc: &Toc, head: Part) -> Vec<Part> {
+    let data = with_data(toc);
+    let data = data.flat_map(|entry| [Part::Bytes(block_header(entry).to_vec().into()), Part::File(file_of(entry))]);
+    let mut parts: Vec<Part> = std::iter::once(head).chain(data).collect();
+    parts.reverse();
+    parts
+}
+
+/// The bytes of a dump.
+pub(super) struct Stream {
+    world: World,
+    parts: Parts,
+    current: Option<StoredFile>,
+}
+
+enum Parts {
+    Members { dump: StoredDump, ahead: Vec<Part> },
+    File { file: Option<(Box<dyn ReadFile>, Option<Layers>)>, path: PathBuf, offset: u64, ended: bool },
+}
+
+impl Stream {
+    /// The next bytes; `None` at the end, when everything was complete.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
+        match &self.parts {
+            Parts::Members { .. } => self.next_of_members().await,
+            Parts::File { .. } => self.next_of_file().await,
+        }
+    }
+
+    async fn next_of_members(&mut self) -> Result<Option<Bytes>> {
+        let Parts::Members { dump, ahead } = &mut self.parts else { return Ok(None) };
+        loop {
+            if let Some(file) = &mut self.current {
+                if let Some(piece) = file.next().await? {
+                    return Ok(Some(Bytes::from_owner(piece)));
+                }
+                self.current = None;
+            }
+            match ahead.pop() {
+                None => return Ok(None),
+                Some(Part::Bytes(bytes)) => return Ok(Some(bytes)),
+                Some(Part::File(path)) => self.current = Some(dump.file(&path).await?),
+            }
+        }
+    }
+
+    async fn next_of_file(&mut self) -> Result<Option<Bytes>> {
+        let Parts::File { file, path, offset, ended } = &mut self.parts else { return Ok(None) };
+        while !*ended {
+            let ((reader, mut layers), from) = (file.take().expect("one piece is read at a time"), *offset);
+            let work = move || {
+                let mut bytes = vec![0; PIECE_LEN];
+                let read = reader.read_at(from, &mut bytes);
+                bytes.truncate(*read.as_ref().unwrap_or(&0));
+                let plain = match &mut layers {
+                    None => Ok(None),
+                    Some(layers) => unwrapped(layers, &bytes).map(Some),
+                };
+                (reader, layers, bytes, read, plain)
+            };
+            let (reader, layers, bytes, read, plain) = self.world.blocking(work).await;
+            *file = Some((reader, layers));
+            let read = read.map_err(Error::files("read", &*path))?;
+            (*ended, *offset) = (read < PIECE_LEN, *offset + read as u64);
+            let mut plain = plain?.unwrap_or(bytes);
+            if *ended && let Some((_, Some(layers))) = file {
+                layers.finish(&mut plain)?;
+            }
+            if !plain.is_empty() {
+                return Ok(Some(plain.into()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn unwrapped(layers: &mut Layers, bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    layers.push(bytes, &mut plain)?;
+    Ok(plain)
+}

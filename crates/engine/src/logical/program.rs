@@ -1,0 +1,252 @@
+//! PostgreSQL's client programs, run with their ends in our hands.
+//!
+//! What a program writes reaches us through a pipe, so nothing of it lies on a disk; what it complains about is kept for the
+//! error message. A program that nobody holds any more is told to end.
+
+use std::ffi::OsString;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use asof_postgres::client::Connection;
+use asof_postgres::conninfo::Secret;
+use asof_world::{Exit, Process, ProcessState, Program, Signal, Task, World};
+
+use super::clients::Client;
+use crate::error::{Error, Result};
+use crate::server::Server;
+
+/// How much is read from a program at once.
+pub(crate) const PIECE_LEN: usize = 4 << 20;
+/// More complaints than this are not kept; the last are.
+const COMPLAINTS_LEN: usize = 64 << 10;
+/// How many lines of them a message shows.
+const SHOWN_LINES: usize = 12;
+
+/// How client programs reach a server: the one that answered us.
+#[derive(Clone)]
+pub(crate) struct Link {
+    conninfo: String,
+    secret: Option<(&'static str, Secret)>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Link {
+    /// The way to the server and database of `connection`, which was opened by `server`.
+    pub(crate) fn of(server: &Server, connection: &Connection) -> Result<Self> {
+        let config = &server.config;
+        let host = config
+            .host_named(connection.server())
+            .or(config.hosts.first())
+            .ok_or_else(|| Error::refused(format!("{config} names no host"), "name one in the connection string"))?;
+        // What libpq looks up by itself, and where programs and libraries are found.
+        let inherited = ["HOME", "USER", "PATH", "LD_LIBRARY_PATH", "PGSYSCONFDIR", "TZ"];
+        let variables = inherited.iter().filter_map(|name| Some((name, (server.environment.lookup)(name)?)));
+        let mut environment: Vec<_> = variables.map(|(name, value)| ((*name).into(), value.into())).collect();
+        // Messages are read by us, and by people in one language.
+        environment.push(("LC_ALL".into(), "C".into()));
+        Ok(Self { conninfo: config.for_programs(host), secret: config.password_variable(host), environment })
+    }
+
+    /// A program with these arguments and the connection, which stands where `--dbname` does in all of them.
+    fn program(&self, client: &Client, name: &str, arguments: Vec<OsString>) -> Program {
+        let mut program = self.offline(client, name, arguments);
+        program.arguments.insert(0, format!("--dbname={}", self.conninfo).into());
+        program.arguments.insert(1, "--no-password".into());
+        program.environment.extend(self.secret.iter().map(|(name, value)| ((*name).into(), value.expose().into())));
+        program
+    }
+
+    fn offline(&self, client: &Client, name: &str, arguments: Vec<OsString>) -> Program {
+        let environment = self.environment.clone();
+        Program { path: client.program(name), arguments, environment, directory: "/".into(), user: None }
+    }
+
+    /// Starts a program that connects to nothing.
+    pub(crate) async fn start_offline(
+        &self,
+        world: &World,
+        client: &Client,
+        name: &'static str,
+        arguments: Vec<OsString>,
+    ) -> Result<Running> {
+        Running::start(world, name, self.offline(client, name, arguments)).await
+    }
+
+    /// Starts a program that connects by this link.
+    pub(crate) async fn start(
+        &self,
+        world: &World,
+        client: &Client,
+        name: &'static str,
+        arguments: Vec<OsString>,
+    ) -> Result<Running> {
+        Running::start(world, name, self.program(client, name, arguments)).await
+    }
+}
+
+/// A program that runs.
+pub(crate) struct Running {
+    world: World,
+    name: &'static str,
+    pub(crate) output: Output,
+    // Held here until the end: psql commits when its input ends, so a program is told to end before its pipes are closed.
+    input: Option<Input>,
+    process: Arc<dyn Process>,
+    complaints: Arc<Mutex<Vec<u8>>>,
+    /// Completes when everything that the program complained about was read.
+    heard: Option<Task<()>>,
+    ended: bool,
+}
+
+impl Running {
+    pub(crate) async fn start(world: &World, name: &'static str, program: Program) -> Result<Self> {
+        let (processes, path) = (world.processes(), program.path.clone());
+        let piped = world.blocking(move || processes.pipe(&program)).await.map_err(Error::files("start", path))?;
+        let complaints = Arc::new(Mutex::new(Vec::new()));
+        let (kept, mut stderr, listening) = (complaints.clone(), piped.stderr, world.clone());
+        let heard = world.spawn(async move { listening.blocking(move || listen(&mut *stderr, &kept)).await });
+        Ok(Self {
+            world: world.clone(),
+            name,
+            output: Output { world: world.clone(), name, pipe: Some(piped.stdout) },
+            input: Some(Input { world: world.clone(), name, pipe: Some(piped.stdin) }),
+            process: Arc::from(piped.process),
+            complaints,
+            heard: Some(heard),
+            ended: false,
+        })
+    }
+
+    /// What it reads.
+    pub(crate) fn input(&mut self) -> &mut Input {
+        self.input.as_mut().expect("its input was not taken")
+    }
+
+    /// Both ends, for a program that is not connected to anything but them.
+    pub(crate) fn take_pipes(&mut self) -> (Input, Output) {
+        let output = Output { world: self.world.clone(), name: self.name, pipe: self.output.pipe.take() };
+        (self.input.take().expect("its input was not taken"), output)
+    }
+
+    /// Tells the program to end, and waits until it has.
+    pub(crate) async fn stop(mut self) {
+        let _ = self.process.signal(Signal::Terminate);
+        self.output.pipe = None;
+        // However it ends now is no news.
+        let _ = self.end_with_pipes_closed().await;
+    }
+
+    /// Waits for the end of the program, whose input ends now. What it has left to say must have been read.
+    ///
+    /// # Errors
+    /// `Program`, with what it complained about, unless it ended well. What it remarked if it did.
+    pub(crate) async fn end(mut self) -> Result<Vec<String>> {
+        self.end_with_pipes_closed().await
+    }
+
+    async fn end_with_pipes_closed(&mut self) -> Result<Vec<String>> {
+        self.input = None;
+        let process = self.process.clone();
+        let state = self.world.blocking(move || process.wait()).await.map_err(Error::files("wait for", self.name))?;
+        self.ended = true;
+        if let Some(heard) = self.heard.take() {
+            heard.await;
+        }
+        let lines = self.complaints();
+        match state {
+            ProcessState::Ended(Some(Exit::Code(0))) => Ok(lines),
+            ProcessState::Ended(how) => Err(self.failure(how, &lines)),
+            ProcessState::Running => Err(self.failure(None, &lines)),
+        }
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        let bytes = self.complaints.lock().expect("no holder panics");
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+    }
+
+    fn failure(&self, how: Option<Exit>, lines: &[String]) -> Error {
+        let how = match how {
+            Some(Exit::Code(code)) => format!("exit status {code}"),
+            Some(Exit::Signal(signal)) => format!("signal {signal}"),
+            None => "nobody knows how it ended".to_owned(),
+        };
+        let reason = lines.iter().find(|line| line.contains("error:")).or(lines.last());
+        let reason = reason.map_or_else(String::new, |line| format!(": {}", without_program(line, self.name)));
+        let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n        ");
+        let hint = (lines.len() > 1).then(|| format!("it said:\n        {shown}"));
+        Error::Program { what: format!("{} failed ({how}){reason}", self.name), hint }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            // One that is gone by now needs no signal, and nobody is left to tell about one that cannot be reached.
+            let _ = self.process.signal(Signal::Terminate);
+        }
+    }
+}
+
+fn without_program<'a>(line: &'a str, name: &str) -> &'a str {
+    let line = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(line);
+    line.strip_prefix("error: ").unwrap_or(line)
+}
+
+fn listen(stderr: &mut dyn Read, kept: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+        let mut kept = kept.lock().expect("no holder panics");
+        kept.extend_from_slice(&buffer[..read]);
+        let surplus = kept.len().saturating_sub(COMPLAINTS_LEN);
+        kept.drain(..surplus);
+    }
+}
+
+/// What a program writes.
+pub(crate) struct Output {
+    world: World,
+    name: &'static str,
+    pipe: Option<Box<dyn Read + Send>>,
+}
+
+impl Output {
+    /// The next bytes, [`PIECE_LEN`] of them unless the program ended its output; empty at its end.
+    pub(crate) async fn read(&mut self) -> Result<Vec<u8>> {
+        let mut pipe = self.pipe.take().expect("one piece is read at a time");
+        let read = move || {
+            let mut piece = Vec::with_capacity(PIECE_LEN);
+            let result = (&mut pipe).take(PIECE_LEN as u64).read_to_end(&mut piece);
+            (pipe, result.map(|_| piece))
+        };
+        let (pipe, piece) = self.world.blocking(read).await;
+        self.pipe = Some(pipe);
+        piece.map_err(Error::files("read the output of", Path::new(self.name)))
+    }
+}
+
+/// What a program reads.
+pub(crate) struct Input {
+    world: World,
+    name: &'static str,
+    pipe: Option<Box<dyn Write + Send>>,
+}
+
+impl Input {
+    /// Hands bytes to the program. False when it does not read any more: its end says why.
+    pub(crate) async fn write(&mut self, bytes: bytes::Bytes) -> Result<bool> {
+        let mut pipe = self.pipe.take().expect("one piece is written at a time");
+        let write = move || {
+            let result = pipe.write_all(&bytes);
+            (pipe, result)
+        };
+        let (pipe, written) = self.world.blocking(write).await;
+        self.pipe = Some(pipe);
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Error::files("write to", Path::new(self.name))(error)),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Dumps in directory format: `pg_dump` writes the files itself, several at once; each is decoded when it has ended.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use asof_postgres::archive::Compression;
+use asof_postgres::archive::directory::{self, DataFileDecoder, MemberKind, TOC_FILE, members, parse_large_objects};
+use asof_postgres::archive::toc::{ArchiveFormat, Toc};
+use asof_world::{Files, World};
+use aws_lc_rs::digest::{Context as Sha, SHA256};
+use futures::future::{Either, select};
+
+use super::dump::{DumpRequest, Dumped, Plan};
+use super::members::TOC_LIMIT;
+use super::outcome::Contents;
+use super::record::TableRecord;
+use super::to_file::{Making, arguments, sha256};
+use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
+
+const PIECE_LEN: usize = 4 << 20;
+/// How often it is looked how far `pg_dump` is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) async fn dump(
+    plan: &Plan,
+    making: &mut Making,
+    request: &DumpRequest,
+    observer: &dyn Observer,
+) -> Result<Dumped> {
+    let mut arguments = arguments(plan, request, "directory");
+    arguments.push(format!("--jobs={}", request.jobs.max(1)).into());
+    let mut file = std::ffi::OsString::from("--file=");
+    file.push(&making.partial);
+    arguments.push(file);
+    let running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
+    let ending = Box::pin(running.end());
+    let remarks = match select(ending, Box::pin(tell(&plan.world, &making.partial, observer))).await {
+        Either::Left((ended, _)) => ended?,
+        Either::Right((never, _)) => match never {},
+    };
+    observer.event(Event::Phase("reading it back"));
+    let (files, directory) = (plan.world.files.clone(), making.partial.clone());
+    let read = plan.world.blocking(move || read_back(files.as_ref(), &directory)).await?;
+    making.digests.extend(read.digests);
+    Ok(Dumped { contents: read.contents, bytes: read.bytes, remarks })
+}
+
+/// Says how many bytes there are by now, for ever.
+async fn tell(world: &World, directory: &Path, observer: &dyn Observer) -> std::convert::Infallible {
+    let mut told = 0;
+    loop {
+        world.sleep(LOOK_EVERY).await;
+        let (files, directory) = (world.files.clone(), directory.to_owned());
+        let now = world.blocking(move || lengths(files.as_ref(), &directory)).await;
+        observer.event(Event::Advance(now.saturating_sub(told)));
+        told = told.max(now);
+    }
+}
+
+fn lengths(files: &dyn Files, directory: &Path) -> u64 {
+    let names = files.list(directory).unwrap_or_default();
+    names.iter().filter_map(|entry| Some(files.attributes(&directory.join(&entry.name)).ok()?.len)).sum()
+}
+
+struct ReadBack {
+    contents: Contents,
+    bytes: u64,
+    digests: Vec<(String, String)>,
+}
+
+/// Reads and decodes every file that the table of contents promises.
+fn read_back(files: &dyn Files, directory: &Path) -> Result<ReadBack> {
+    let path = directory.join(TOC_FILE);
+    let toc = files.read(&path, TOC_LIMIT).map_err(Error::files("read", &path))?;
+    let mut read = ReadBack {
+        contents: Contents::default(),
+        bytes: toc.len() as u64,
+        digests: vec![(TOC_FILE.to_owned(), sha256(&toc))],
+    };
+    let toc = Toc::decode(ArchiveFormat::Directory, &toc).map_err(|error| damaged(&path, &error))?;
+    for member in members(&toc) {
+        let (path, compression) = find(files, directory, &member.name)?;
+        match member.kind {
+            MemberKind::LargeObjectList => read.large_objects(files, directory, &path)?,
+            kind => {
+                let found = read.file(files, &path, kind, compression)?;
+                let entry = toc.entry(member.dump_id).expect("a member belongs to an entry");
+                let record = TableRecord {
+                    schema: entry.namespace.as_ref().map_or_else(String::new, |name| name.to_lossy()),
+                    name: entry.tag.to_lossy(),
+                    rows: found.rows,
+                    bytes: found.plain_bytes,
+                    estimate: None,
+                };
+                read.contents.tables.push((entry.object_oid, record));
+            }
+        }
+    }
+    Ok(read)
+}
+
+impl ReadBack {
+    fn large_objects(&mut self, files: &dyn Files, directory: &Path, list: &Path) -> Result<()> {
+        let content = files.read(list, TOC_LIMIT).map_err(Error::files("read", list))?;
+        self.bytes += content.len() as u64;
+        self.digests.push((name_of(list), sha256(&content)));
+        for object in parse_large_objects(&content).map_err(|error| damaged(list, &error))? {
+            let (path, compression) = find(files, directory, &object.name)?;
+            self.file(files, &path, MemberKind::Data, compression)?;
+            self.contents.large_objects += 1;
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        files: &dyn Files,
+        path: &Path,
+        kind: MemberKind,
+        compression: Compression,
+    ) -> Result<directory::FileSummary> {
+        let file = files.open(path).map_err(Error::files("open", path))?;
+        let mut decoder = DataFileDecoder::new(kind, compression).map_err(|error| damaged(path, &error))?;
+        let (mut offset, mut buffer, mut sha) = (0, vec![0; PIECE_LEN], Sha::new(&SHA256));
+        loop {
+            let read = file.read_at(offset, &mut buffer).map_err(Error::files("read", path))?;
+            if read == 0 {
+                break;
+            }
+            sha.update(&buffer[..read]);
+            decoder.push(&buffer[..read], &mut |_| {}).map_err(|error| damaged(path, &error))?;
+            offset += read as u64;
+        }
+        self.bytes += offset;
+        self.digests.push((name_of(path), hex::encode(sha.finish())));
+        decoder.finish().map_err(|error| damaged(path, &error))
+    }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The file of this name, with whatever suffix its compression gives it.
+fn find(files: &dyn Files, directory: &Path, name: &str) -> Result<(PathBuf, Compression)> {
+    for compression in directory::COMPRESSIONS {
+        let path = directory.join(format!("{name}{}", compression.suffix()));
+        if files.exists(&path).map_err(Error::files("look at", &path))? {
+            return Ok((path, compression));
+        }
+    }
+    let what = format!("{} is missing, although the table of contents promises it", directory.join(name).display());
+    Err(Error::damaged(what, "dump again, or take another copy"))
+}
+
+fn damaged(path: &Path, error: &dyn std::error::Error) -> Error {
+    Error::damaged(format!("{} cannot be read: {error}", path.display()), "dump again, or take another copy")
+}

@@ -1,0 +1,254 @@
+//! Dumps into files: as the stock programs write them, but under another name until they are whole.
+//!
+//! A custom archive comes through us, so it is decoded while it is written, and gets what `pg_dump` leaves out when it cannot
+//! seek: the place of each table's data, by which `pg_restore --jobs` and `--table` find it. Beside the dump lies what is known
+//! of it (`NAME.json`), with digests, because an archive that is not compressed has no checksums of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use asof_postgres::archive::plain::PlainScanner;
+use asof_postgres::archive::stream::{Depth, Summary};
+use asof_postgres::archive::toc::Place;
+use asof_world::{Files, World, WriteFile, WriteMode};
+use aws_lc_rs::digest::{Context as Sha, SHA256};
+
+use super::dump::{DumpRequest, Dumped, Plan, ended, pump};
+use super::outcome::Contents;
+use super::record::Format;
+use super::watched::Watched;
+use crate::error::{Error, Result};
+use crate::progress::Observer;
+
+/// Files that are being written under names that nobody takes for a dump.
+pub(super) struct Making {
+    world: World,
+    path: PathBuf,
+    pub(super) partial: PathBuf,
+    /// Files beside the dump: as they are called now, and then.
+    beside: Vec<(PathBuf, PathBuf)>,
+    pub(super) digests: BTreeMap<String, String>,
+    published: bool,
+}
+
+/// Refuses what is there already.
+pub(super) async fn begin(world: &World, path: &Path) -> Result<Making> {
+    let making = Making {
+        world: world.clone(),
+        path: path.to_owned(),
+        partial: partial(path, &world.id().to_string()[..8]),
+        beside: Vec::new(),
+        digests: BTreeMap::new(),
+        published: false,
+    };
+    for path in [path.to_owned(), beside(path, "json"), beside(path, "globals.sql")] {
+        let (files, looked_at) = (world.files.clone(), path.clone());
+        if world.blocking(move || files.exists(&looked_at)).await.map_err(Error::files("look at", &path))? {
+            let what = format!("{} exists already", path.display());
+            return Err(Error::refused(what, "a dump never overwrites anything: name another file"));
+        }
+    }
+    Ok(making)
+}
+
+/// `.NAME.1a2b3c4d.partial` in the same directory.
+fn partial(path: &Path, id: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or(OsStr::new("dump")));
+    name.push(format!(".{id}.partial"));
+    path.with_file_name(name)
+}
+
+/// The file beside a dump with this ending more.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{ending}"));
+    path.with_file_name(name)
+}
+
+impl Making {
+    /// Writes a small file beside the dump.
+    pub(super) async fn add(&mut self, ending: &str, bytes: &[u8]) -> Result<()> {
+        let (now, then) = (beside(&self.partial, ending), beside(&self.path, ending));
+        let mut file = FileWriter::create(&self.world, &now).await?;
+        self.beside.push((now, then));
+        file.write(bytes.to_vec()).await?;
+        file.end(None).await
+    }
+
+    pub(super) fn digests(&self) -> BTreeMap<String, String> {
+        self.digests.clone()
+    }
+
+    /// Gives everything its name, the dump last. Returns the names, the dump first.
+    pub(super) async fn publish(mut self) -> Result<Vec<PathBuf>> {
+        let mut names = vec![(self.partial.clone(), self.path.clone())];
+        names.append(&mut self.beside);
+        let (files, moved) = (self.world.files.clone(), names.clone());
+        let publish = move || moved.iter().rev().try_for_each(|(now, then)| give_name(files.as_ref(), now, then));
+        self.world.blocking(publish).await.inspect_err(|_| self.beside = names[1..].to_vec())?;
+        self.published = true;
+        Ok(names.into_iter().map(|(_, then)| then).collect())
+    }
+}
+
+/// A name that was free: a link fails where a rename would overwrite.
+fn give_name(files: &dyn Files, now: &Path, then: &Path) -> Result<()> {
+    let is_directory =
+        files.attributes(now).map_err(Error::files("look at", now))?.kind == asof_world::FileKind::Directory;
+    let named = match is_directory {
+        true => files.sync_tree(now).and_then(|()| files.rename(now, then)),
+        false => files.link(now, then).and_then(|()| files.remove_file(now)),
+    };
+    named.map_err(Error::files("give its name to", then))?;
+    let parent = then.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    files.sync_dir(parent).map_err(Error::files("sync", parent))
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        if self.published {
+            return;
+        }
+        // What cannot be removed is left under a name that says what it is.
+        let is_directory = self.world.files.attributes(&self.partial).map(|found| found.kind);
+        let _ = match is_directory {
+            Ok(asof_world::FileKind::Directory) => self.world.files.remove_tree(&self.partial),
+            _ => self.world.files.remove_file(&self.partial),
+        };
+        for (now, _) in &self.beside {
+            let _ = self.world.files.remove_file(now);
+        }
+    }
+}
+
+/// Makes the dump itself.
+pub(super) async fn dump(
+    plan: &Plan,
+    making: &mut Making,
+    request: &DumpRequest,
+    observer: &dyn Observer,
+) -> Result<Dumped> {
+    match request.format {
+        Format::Custom => custom(plan, making, request, observer).await,
+        Format::Plain => plain(plan, making, request, observer).await,
+        Format::Directory => super::to_directory::dump(plan, making, request, observer).await,
+    }
+}
+
+pub(super) fn arguments(plan: &Plan, request: &DumpRequest, format: &str) -> Vec<OsString> {
+    let mut arguments = plan.arguments(&request.selection);
+    arguments.push(format!("--format={format}").into());
+    arguments.extend(request.compress.iter().map(|compress| format!("--compress={compress}").into()));
+    arguments
+}
+
+async fn custom(plan: &Plan, making: &mut Making, request: &DumpRequest, observer: &dyn Observer) -> Result<Dumped> {
+    let mut file = FileWriter::create(&plan.world, &making.partial).await?;
+    let arguments = arguments(plan, request, "custom");
+    let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
+    let (mut watched, mut toc, mut sha) = (Watched::new(&plan.world, Depth::Content), Vec::new(), Sha::new(&SHA256));
+    let pumped = pump(&mut running.output, observer, async |piece| {
+        let piece = watched.look(piece).await?;
+        let in_toc = watched.toc_end().map_or(piece.len(), |end| {
+            usize::try_from(end.saturating_sub(file.offset)).unwrap_or(piece.len()).min(piece.len())
+        });
+        toc.extend_from_slice(&piece[..in_toc]);
+        sha.update(&piece[in_toc..]);
+        file.write(piece).await
+    });
+    let pumped = pumped.await;
+    let (bytes, remarks) = ended(running, pumped).await?;
+    let summary = watched.finish()?;
+    let placed = with_places(&summary, &toc);
+    making.digests.insert("toc".to_owned(), sha256(placed.as_ref().unwrap_or(&toc)));
+    making.digests.insert("data".to_owned(), hex::encode(sha.finish()));
+    file.end(placed).await?;
+    Ok(Dumped { contents: Contents::of(&[summary]), bytes, remarks })
+}
+
+/// The table of contents with the place of each block. It is as long as it was; nothing when it would not be the same otherwise.
+fn with_places(summary: &Summary, toc: &[u8]) -> Option<Vec<u8>> {
+    if summary.toc.encode_custom() != toc {
+        return None;
+    }
+    let mut placed = summary.toc.clone();
+    for block in &summary.blocks {
+        let entry = placed.entries.iter_mut().find(|entry| entry.dump_id == block.dump_id)?;
+        entry.place = Place::Offset(Some(block.range.start));
+    }
+    Some(placed.encode_custom()).filter(|placed| placed.len() == toc.len())
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> String {
+    hex::encode(aws_lc_rs::digest::digest(&SHA256, bytes))
+}
+
+async fn plain(plan: &Plan, making: &mut Making, request: &DumpRequest, observer: &dyn Observer) -> Result<Dumped> {
+    let mut file = FileWriter::create(&plan.world, &making.partial).await?;
+    let arguments = arguments(plan, request, "plain");
+    let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
+    let (mut scanner, mut sha) = (PlainScanner::new(), Sha::new(&SHA256));
+    let compressed = request.compress.as_deref().is_some_and(|compress| compress != "0");
+    let pumped = pump(&mut running.output, observer, async |piece| {
+        if !compressed {
+            scanner.push(&piece);
+        }
+        sha.update(&piece);
+        file.write(piece).await
+    });
+    let pumped = pumped.await;
+    let (bytes, remarks) = ended(running, pumped).await?;
+    making.digests.insert("sql".to_owned(), hex::encode(sha.finish()));
+    file.end(None).await?;
+    let contents = if compressed { Contents::default() } else { Contents::of_script(scanner)? };
+    Ok(Dumped { contents, bytes, remarks })
+}
+
+/// A file that is written from its beginning to its end.
+struct FileWriter {
+    world: World,
+    path: PathBuf,
+    file: Option<Box<dyn WriteFile>>,
+    offset: u64,
+}
+
+impl FileWriter {
+    async fn create(world: &World, path: &Path) -> Result<Self> {
+        let (files, created) = (world.files.clone(), path.to_owned());
+        let file = world.blocking(move || files.create(&created, 0o600, WriteMode::Cached)).await;
+        let file = file.map_err(Error::files("create", path))?;
+        Ok(Self { world: world.clone(), path: path.to_owned(), file: Some(file), offset: 0 })
+    }
+
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let (at, len) = (self.offset, bytes.len() as u64);
+        self.with_file(move |file| file.write_at(at, &bytes)).await?;
+        self.offset += len;
+        Ok(())
+    }
+
+    /// Makes it durable, its first bytes replaced by these.
+    async fn end(mut self, first: Option<Vec<u8>>) -> Result<()> {
+        self.with_file(move |file| {
+            first.map_or(Ok(()), |first| file.write_at(0, &first))?;
+            file.sync()
+        })
+        .await
+    }
+
+    async fn with_file(
+        &mut self,
+        work: impl FnOnce(&mut dyn WriteFile) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<()> {
+        let mut file = self.file.take().expect("a file is written by one caller");
+        let work = move || {
+            let result = work(file.as_mut());
+            (file, result)
+        };
+        let (file, result) = self.world.blocking(work).await;
+        self.file = Some(file);
+        result.map_err(Error::files("write", &self.path))
+    }
+}

@@ -1,0 +1,8 @@
+//! Logical backups against real servers: what is dumped comes back, and what is not whole is not kept.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod dumps;
+mod loads;
+mod stage;
