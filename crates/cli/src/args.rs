@@ -465,6 +465,16 @@ pub(crate) enum DumpFormat {
     Plain,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnConflict {
+    /// Refuse when one of them has rows.
+    Fail,
+    /// Leave rows whose key exists, put the others back.
+    Skip,
+    /// Replace their rows by those of the dump.
+    Replace,
+}
+
 #[derive(Args)]
 pub(crate) struct Load {
     /// A logical backup (name or id), or the path of a dump.
@@ -491,6 +501,15 @@ pub(crate) struct Load {
     /// Do not ask before --replace; the name of the database, to be sure.
     #[arg(long, value_name = "DATABASE", requires = "replace")]
     pub(crate) yes: Option<String>,
+    /// Only tables that match, with their indexes, constraints, sequences, triggers, privileges; may be given more than once.
+    #[arg(long, short, value_name = "PATTERN", conflicts_with = "replace")]
+    pub(crate) table: Vec<String>,
+    /// What happens to tables of --table that exist already.
+    #[arg(long, value_enum, default_value_t = OnConflict::Fail, requires = "table")]
+    pub(crate) on_conflict: OnConflict,
+    /// Let no trigger of tables that exist run while their rows are loaded.
+    #[arg(long, requires = "table")]
+    pub(crate) disable_triggers: bool,
     /// Leave the owner of everything as whoever loads.
     #[arg(long, short = 'O')]
     pub(crate) no_owner: bool,

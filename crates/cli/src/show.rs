@@ -122,6 +122,7 @@ impl Observer for Bar {
             Event::Phase(name) => self.phase(name),
             Event::Expect(bytes) => self.expect(bytes),
             Event::Advance(bytes) => self.bar.lock().expect("no holder panics").inc(bytes),
+            Event::At(name) => self.bar.lock().expect("no holder panics").set_message(name),
             Event::Note(text) => self.say(&text),
         }
     }

@@ -7,6 +7,7 @@
 //! tablespaces are in it only when they were asked for.
 
 mod checks;
+mod chosen;
 mod clients;
 mod dump;
 mod fetch;
@@ -22,12 +23,14 @@ mod properties;
 mod record;
 mod shelve;
 mod snapshot;
+mod tables;
 mod target;
 mod to_directory;
 mod to_file;
 mod watched;
 
 pub use checks::Finding;
+pub use chosen::Conflict;
 pub use clients::{Client, Clients};
 pub use dump::{Destination, DumpReport, DumpRequest, Plan, dump};
 pub use load::{LoadPlan, LoadReport, LoadRequest, load};

@@ -9,6 +9,8 @@ pub enum Event {
     Expect(u64),
     /// That many more bytes are done.
     Advance(u64),
+    /// What is being handled, such as a table.
+    At(String),
     /// Something worth a line.
     Note(String),
     /// Something that the operator should act on.

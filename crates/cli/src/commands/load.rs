@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use asof_engine::logical::{
-    self, Clients, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Origin, Plan, Policy,
-    Selection,
+    self, Clients, Conflict, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Origin,
+    Plan, Policy, Selection,
 };
 use asof_engine::restore::find;
 use asof_engine::server::Server;
@@ -14,7 +14,7 @@ use asof_postgres::conninfo::Secret;
 use asof_repository::lineage::BackupKind;
 use serde_json::json;
 
-use crate::args::Load;
+use crate::args::{Load, OnConflict};
 use crate::commands::dump::{clients, interrupted, interruptible};
 use crate::commands::instance::confirmed;
 use crate::context::{Context, Instance, on_a_terminal, read_secret};
@@ -37,7 +37,11 @@ pub(crate) async fn run(context: &Context, args: Load) -> Result<()> {
     let target = target(context, &args, instance.as_ref()).await?;
     let clients = clients(context, args.bindir.as_deref(), target.instance.as_ref()).await;
     let request = request(&args, &target.database);
-    let server = if request.policy == Policy::IntoEmpty { target.server.clone() } else { maintenance(&target.server) };
+    let server = if matches!(request.policy, Policy::IntoEmpty | Policy::IntoExisting) {
+        target.server.clone()
+    } else {
+        maintenance(&target.server)
+    };
     let plan = LoadPlan::make(&context.world, &clients, origin, &server, request).await?;
     if args.dry_run || !context.quiet && !args.json {
         print_findings(&plan.findings);
@@ -68,8 +72,16 @@ fn request(args: &Load, database: &str) -> LoadRequest {
         policy: match (&args.new_database, args.replace) {
             (Some(_), _) => Policy::New,
             (None, true) => Policy::Replace,
-            (None, false) => Policy::IntoEmpty,
+            (None, false) if args.table.is_empty() => Policy::IntoEmpty,
+            (None, false) => Policy::IntoExisting,
         },
+        tables: args.table.clone(),
+        conflict: match args.on_conflict {
+            OnConflict::Fail => Conflict::Fail,
+            OnConflict::Skip => Conflict::Skip,
+            OnConflict::Replace => Conflict::Replace,
+        },
+        disable_triggers: args.disable_triggers,
         no_owner: args.no_owner,
         no_privileges: args.no_privileges,
         no_tablespaces: args.no_tablespaces,

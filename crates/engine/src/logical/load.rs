@@ -21,12 +21,14 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, Either, join, select};
 
 use super::checks::{self, Finding, Subject};
+use super::chosen::{self, Chosen, Conflict};
 use super::clients::{Client, Clients};
 use super::dump::ended;
 use super::origin::{Origin, Place, Stream};
 use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
 use super::properties;
+use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, explained, in_database};
 use super::watched::unreadable;
 use crate::error::{Error, Result};
@@ -55,6 +57,12 @@ pub struct LoadRequest {
     pub no_tablespaces: bool,
     /// Processes that load at once.
     pub jobs: usize,
+    /// Only these tables, with what belongs to them; everything when there are none.
+    pub tables: Vec<String>,
+    /// What happens to tables that exist.
+    pub conflict: Conflict,
+    /// Let no trigger of tables that exist run.
+    pub disable_triggers: bool,
     /// The locale of a new database instead of that of the dump.
     pub locale: Option<String>,
     /// Gather statistics afterwards.
@@ -84,10 +92,11 @@ pub struct LoadPlan {
     server: Server,
     pub(super) client: Client,
     major: Major,
-    request: LoadRequest,
+    pub(super) request: LoadRequest,
     like: Like,
     /// What was looked at, and what was found.
     pub findings: Vec<Finding>,
+    chosen: Option<Chosen>,
     /// The database that is there, if one is.
     pub existing: Option<Existing>,
 }
@@ -110,10 +119,12 @@ impl LoadPlan {
         let like = like(&origin, &request, contact.major);
         let subject =
             Subject { origin: &origin, server: &server, request: &request, major: contact.major, client: &client };
-        let (findings, existing) = checks::all(&subject, &mut connection).await?;
+        let (mut findings, existing) = checks::all(&subject, &mut connection).await?;
         connection.close().await;
+        let chosen = chosen(&origin, &server, &request, existing.is_some()).await?;
+        findings.extend(chosen.iter().flat_map(|chosen| chosen.findings.clone()));
         let (world, major) = (world.clone(), contact.major);
-        Ok(Self { world, origin, server, client, major, request, like, findings, existing })
+        Ok(Self { world, origin, server, client, major, request, like, findings, chosen, existing })
     }
 
     /// Refuses to go on when something was found that the load cannot survive.
@@ -135,6 +146,24 @@ impl LoadPlan {
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
+}
+
+/// The tables that are asked for, and what the target has of them.
+async fn chosen(origin: &Origin, server: &Server, request: &LoadRequest, exists: bool) -> Result<Option<Chosen>> {
+    if request.tables.is_empty() {
+        return Ok(None);
+    }
+    let toc = origin.toc.as_ref().ok_or_else(|| {
+        let what = format!("{} is a script, from which no tables can be chosen", origin.name);
+        Error::refused(what, "load it into a --new-database, and take the tables from there with `asof dump --table`")
+    })?;
+    if request.policy != Policy::IntoExisting || !exists {
+        return chosen::choose(toc, &request.tables, request.conflict, None).await.map(Some);
+    }
+    let mut inside = in_database(server, &request.database).connect().await?;
+    let chosen = chosen::choose(toc, &request.tables, request.conflict, Some(&mut inside)).await;
+    inside.close().await;
+    chosen.map(Some)
 }
 
 fn like(origin: &Origin, request: &LoadRequest, major: Major) -> Like {
@@ -162,6 +191,9 @@ pub async fn load(plan: &LoadPlan, cancelled: BoxFuture<'static, ()>, observer: 
         }
     };
     let (bytes, remarks) = result?;
+    if plan.request.disable_triggers && plan.chosen.as_ref().is_none_or(Chosen::is_all_new) {
+        observer.event(Event::Warning("--disable-triggers changed nothing: no table was there before".to_owned()));
+    }
     let tables =
         plan.origin.toc.as_ref().map(|toc| toc.entries.iter().filter(|entry| entry.is_table_data()).count() as u64);
     let elapsed = plan.world.monotonic() - began;
@@ -224,24 +256,36 @@ async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Obse
     let mut connection = server.connect().await?;
     let link = Link::of(&server, &connection)?;
     observer.event(Event::Phase("loading"));
-    let done = match (&plan.origin.place, plan.origin.is_script()) {
-        (_, true) => script(plan, &link, at_once, observer).await?,
-        _ if plan.is_older_server() => by_script(plan, &link, at_once, observer).await?,
-        (Place::Directory(path), _) => directory(plan, &link, path, at_once).await?,
-        (Place::Stored(dump), _) if plan.jobs() > 1 && !at_once => {
-            let toc = plan.origin.toc.as_ref().expect("an archive has one");
-            parallel_load::load(plan, &link, dump, toc, observer).await?
-        }
-        (Place::File { path, recipe }, _) if plan.jobs() > 1 && !at_once && recipe.is_seekable() => {
-            directory(plan, &link, path, at_once).await?
-        }
-        (_, false) => archive(plan, &link, at_once, observer).await?,
+    let done = match &plan.chosen {
+        Some(chosen) => tables::load(plan, &link, chosen, &mut connection, observer).await?,
+        None => everything(plan, &link, at_once, observer).await?,
     };
     if plan.request.analyze {
         analyze(&mut connection, observer).await?;
     }
     connection.close().await;
     Ok(done)
+}
+
+async fn everything(
+    plan: &LoadPlan,
+    link: &Link,
+    at_once: bool,
+    observer: &dyn Observer,
+) -> Result<(u64, Vec<String>)> {
+    match (&plan.origin.place, plan.origin.is_script()) {
+        (_, true) => script(plan, link, at_once, observer).await,
+        _ if plan.is_older_server() => by_script(plan, link, at_once, observer).await,
+        (Place::Directory(path), _) => directory(plan, link, path, at_once).await,
+        (Place::Stored(dump), _) if plan.jobs() > 1 && !at_once => {
+            let toc = plan.origin.toc.as_ref().expect("an archive has one");
+            parallel_load::load(plan, link, dump, toc, observer).await
+        }
+        (Place::File { path, recipe }, _) if plan.jobs() > 1 && !at_once && recipe.is_seekable() => {
+            directory(plan, link, path, at_once).await
+        }
+        (_, false) => archive(plan, link, at_once, observer).await,
+    }
 }
 
 /// Without statistics the first queries are planned as if all tables were empty.
@@ -255,6 +299,11 @@ impl LoadPlan {
     /// Whether the server is older than what the programs write for it.
     fn is_older_server(&self) -> bool {
         self.client.major >= SETS_TRANSACTION_TIMEOUT && self.major.number() < SETS_TRANSACTION_TIMEOUT
+    }
+
+    /// The beginning of a script as the server understands it.
+    pub(super) fn for_server(&self, head: Vec<u8>) -> Vec<u8> {
+        if self.major.number() < SETS_TRANSACTION_TIMEOUT { without_timeout(head) } else { head }
     }
 
     /// Processes that load at once.
@@ -367,7 +416,7 @@ async fn feed_from(
     Ok(Some(total))
 }
 
-async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {
+pub(super) async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {
     let mut arguments = vec!["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1"];
     arguments.extend(at_once.then_some("--single-transaction"));
     arguments.push("--file=-");
@@ -384,9 +433,7 @@ async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obse
     // It counts as it was, not as psql reads it.
     let (mut sha, mut is_head) = (Sha::new(&SHA256), true);
     head.iter().for_each(|head| sha.update(head));
-    if plan.major.number() < SETS_TRANSACTION_TIMEOUT {
-        head = head.map(|head| without_timeout(head.into()).into());
-    }
+    head = head.map(|head| plan.for_server(head.into()).into());
     let look = |bytes: &[u8]| {
         scanner.push(bytes);
         if !std::mem::take(&mut is_head) {
@@ -422,7 +469,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
             None => Ok(Some(0)),
         }
     };
-    let (fed, passed) = join(feeding, pass_on(output, psql.input(), &mut scanner)).await;
+    let (fed, passed) = join(feeding, pass_on(plan, output, psql.input(), &mut scanner)).await;
     let restored = restore.end().await;
     let whole = match (fed, passed) {
         // psql stopped reading: its end says why.
@@ -436,7 +483,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
 }
 
 /// Hands SQL from one program to another; false when the other does not read any more.
-async fn pass_on(mut output: Output, input: &mut Input, scanner: &mut PlainScanner) -> Result<bool> {
+async fn pass_on(plan: &LoadPlan, mut output: Output, input: &mut Input, scanner: &mut PlainScanner) -> Result<bool> {
     let mut first = true;
     loop {
         let mut piece = output.read().await?;
@@ -444,7 +491,7 @@ async fn pass_on(mut output: Output, input: &mut Input, scanner: &mut PlainScann
             return Ok(true);
         }
         if std::mem::take(&mut first) {
-            piece = without_timeout(piece);
+            piece = plan.for_server(piece);
         }
         scanner.push(&piece);
         if !input.write(piece.into()).await? {

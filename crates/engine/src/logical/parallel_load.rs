@@ -72,7 +72,7 @@ fn with_sections(toc: &Toc) -> Toc {
 }
 
 /// A table of contents with fewer entries.
-fn only(toc: &Toc, wanted: impl Fn(&Entry) -> bool) -> Toc {
+pub(super) fn only(toc: &Toc, wanted: impl Fn(&Entry) -> bool) -> Toc {
     let entries = toc.entries.iter().filter(|entry| wanted(entry) || SETTINGS.contains(&entry.desc.as_bytes()));
     Toc { entries: entries.cloned().collect(), ..toc.clone() }
 }

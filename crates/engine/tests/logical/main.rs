@@ -6,3 +6,4 @@ mod support;
 mod dumps;
 mod loads;
 mod stage;
+mod tables;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use asof_engine::Result;
 use asof_engine::logical::{
-    self, Clients, Destination, DumpReport, DumpRequest, Format, LoadPlan, LoadReport, LoadRequest, Origin, Plan,
-    Policy, Selection,
+    self, Clients, Conflict, Destination, DumpReport, DumpRequest, Format, LoadPlan, LoadReport, LoadRequest, Origin,
+    Plan, Policy, Selection,
 };
 use asof_engine::progress::Silent;
 use asof_engine::restore::find;
@@ -130,6 +130,9 @@ pub(crate) fn into_new(database: &str) -> LoadRequest {
         no_privileges: false,
         no_tablespaces: false,
         jobs: 1,
+        tables: Vec::new(),
+        conflict: Conflict::Fail,
+        disable_triggers: false,
         locale: None,
         analyze: true,
     }
