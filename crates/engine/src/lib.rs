@@ -3,6 +3,7 @@
 //! Everything here is asynchronous over [`asof_world::World`] and names no runtime. Plans are values; runs execute them.
 
 pub mod backup;
+pub mod compare;
 pub mod error;
 pub mod logical;
 pub mod progress;
