@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use asof_engine::compare::Pattern;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Your PostgreSQL as of any second: backups, point-in-time restore into a running instance.
@@ -44,6 +45,11 @@ pub(crate) enum Command {
     Load(Load),
     /// Show how well each instance is protected.
     Status(OneInstance),
+    /// Compare two databases: descriptions, rows, sequences, large objects. Nothing is written.
+    ///
+    /// Exits with 0 when they are equal and 7 when they differ. When something could not be compared and nothing is known
+    /// to differ, it exits with 6 if a right is missing and 1 otherwise; with 5 if a server did not answer.
+    Compare(Compare),
     /// Manage the keys of the repository.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -537,6 +543,44 @@ pub(crate) struct Load {
     /// Print what was checked, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Compare {
+    /// The first side: a connection string or URI, an instance, or INSTANCE/DATABASE.
+    pub(crate) a: String,
+    /// The second side.
+    pub(crate) b: String,
+    /// The database on both sides, unless a side is INSTANCE/DATABASE.
+    #[arg(long)]
+    pub(crate) database: Option<String>,
+    /// Compare only these tables, views and sequences, such as public.order*; may be given more than once.
+    #[arg(long = "table", value_name = "PATTERN")]
+    pub(crate) tables: Vec<Pattern>,
+    /// Do not compare these; may be given more than once.
+    #[arg(long = "exclude-table", value_name = "PATTERN")]
+    pub(crate) exclude_tables: Vec<Pattern>,
+    /// Compare about one row of so many in large tables with a key, the same on both sides.
+    #[arg(long, value_name = "ONE_IN", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) sample: Option<u32>,
+    /// Tables that are compared at once.
+    #[arg(long, short, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// Compare roles, their memberships and settings, too.
+    #[arg(long, conflicts_with = "data_only")]
+    pub(crate) roles: bool,
+    /// Compare who owns what, too.
+    #[arg(long, conflicts_with = "data_only")]
+    pub(crate) owners: bool,
+    /// Compare descriptions only.
+    #[arg(long, conflicts_with_all = ["data_only", "sample"])]
+    pub(crate) schema_only: bool,
+    /// Compare rows, sequences and large objects only.
+    #[arg(long)]
+    pub(crate) data_only: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

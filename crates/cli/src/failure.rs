@@ -9,6 +9,7 @@
 //! | 4 | something stored or read is damaged |
 //! | 5 | a server or store did not answer: try again |
 //! | 6 | a right or key is missing |
+//! | 7 | `compare` only: the two sides differ |
 //! | 130 | ended by the operator; nothing half made is left behind |
 //! | 200 | `wal get` only: nobody can tell whether the file is there |
 
@@ -32,6 +33,10 @@ pub(crate) enum Failure {
     Absent(String),
     /// `wal get`: nobody can tell whether the file is there.
     CannotTell(Box<Failure>),
+    /// `compare`: the sides differ. The report says where.
+    Different,
+    /// `compare`: nothing is known to differ, but not everything could be compared. The report says what.
+    CouldNotCompare { denied: bool },
     /// The request makes no sense.
     Refused { what: String, hint: String },
 }
@@ -52,7 +57,11 @@ impl Failure {
     pub(crate) fn hint(&self) -> Option<&str> {
         match self {
             Self::Engine(error) => error.hint(),
-            Self::File { .. } | Self::Absent(_) => None,
+            Self::File { .. } | Self::Absent(_) | Self::Different => None,
+            Self::CouldNotCompare { denied: true } => {
+                Some("connect as a role that may read all of it, and bypasses row security")
+            }
+            Self::CouldNotCompare { denied: false } => Some("the lines above say why; compare again"),
             Self::CannotTell(failure) => failure.hint(),
             Self::Refused { hint, .. } => Some(hint),
         }
@@ -62,6 +71,9 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Absent(_) => 1,
+            Self::Different => 7,
+            Self::CouldNotCompare { denied: true } => DENIED,
+            Self::CouldNotCompare { denied: false } => 1,
             // PostgreSQL aborts recovery only for codes above 125 (measured: 1, 2 and 125 open the server early).
             Self::CannotTell(_) => 200,
             Self::Engine(asof_engine::Error::Repository(error)) => repository_code(error),
@@ -123,6 +135,8 @@ impl std::fmt::Display for Failure {
             Self::Refused { what, .. } => f.write_str(what),
             Self::Absent(name) => write!(f, "{name} is not in the repository"),
             Self::CannotTell(failure) => failure.fmt(f),
+            Self::Different => f.write_str("the two sides differ"),
+            Self::CouldNotCompare { .. } => f.write_str("not everything could be compared"),
         }
     }
 }
@@ -134,7 +148,7 @@ impl StdError for Failure {
             Self::Engine(error) => error.source(),
             Self::File { source, .. } => Some(source),
             Self::CannotTell(failure) => failure.source(),
-            Self::Refused { .. } | Self::Absent(_) => None,
+            Self::Refused { .. } | Self::Absent(_) | Self::Different | Self::CouldNotCompare { .. } => None,
         }
     }
 }

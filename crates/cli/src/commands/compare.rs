@@ -1,0 +1,194 @@
+//! `asof compare`: whether two databases are equal, and where not.
+//!
+//! Exit codes tell the three answers apart: 0 equal, 7 different, and where something could not be compared and nothing is known
+//! to differ, 6 if a right is missing and 1 otherwise; 5 if a server did not answer.
+
+use std::collections::BTreeMap;
+
+use asof_engine::compare::{self, Class, CompareReport, CompareRequest, Difference, Mode, Patterns, Side, Verdict};
+use asof_postgres::conninfo::Settings;
+use serde_json::json;
+
+use crate::args::Compare;
+use crate::context::{Context, conninfo_refused, resolve};
+use crate::failure::{Failure, Result};
+use crate::show;
+
+/// So many keys of rows that differ are named for each table.
+const EXAMPLES: usize = 10;
+
+/// Values longer than this are cut: the whole value is in the JSON.
+const SHOWN_CHARS: usize = 200;
+
+pub(crate) async fn run(context: &Context, args: Compare) -> Result<()> {
+    let a = side(context, &args.a, args.database.as_deref()).await?;
+    let b = side(context, &args.b, args.database.as_deref()).await?;
+    let bar = context.bar();
+    let report = compare::compare(&context.world, &a, &b, &request(&args), bar.clone()).await;
+    bar.finish();
+    let report = report?;
+    let verdict = compare::verdict(&report);
+    if args.json {
+        let mut value = json!(report);
+        value["verdict"] = json!(verdict);
+        show::json(&value);
+    } else {
+        print(&report, verdict);
+    }
+    outcome(&report, verdict)
+}
+
+fn request(args: &Compare) -> CompareRequest {
+    CompareRequest {
+        tables: Patterns { include: args.tables.clone(), exclude: args.exclude_tables.clone() },
+        mode: args.sample.map_or(Mode::Exact, |one_in| Mode::Sampled { one_in }),
+        jobs: args.jobs.into(),
+        roles: args.roles,
+        owners: args.owners,
+        content: !args.schema_only,
+        schema: !args.data_only,
+        examples: EXAMPLES,
+    }
+}
+
+/// What one of the two arguments means: a connection string or URI, `INSTANCE`, or `INSTANCE/DATABASE`. Other things that hold
+/// a database, such as a dump, would be told apart here.
+async fn side(context: &Context, text: &str, database: Option<&str>) -> Result<Side> {
+    let mut server = if text.contains('=') || text.contains("://") {
+        resolve(Settings::parse(text).map_err(conninfo_refused)?, context.environment())?
+    } else {
+        let loaded = context.loaded()?;
+        let (name, own) = text.split_once('/').map_or((text, None), |(name, own)| (name, Some(own)));
+        let (_, config) = context.pick(&loaded, Some(name))?;
+        let mut server = context.server(config).await?;
+        if let Some(own) = own {
+            own.clone_into(&mut server.config.dbname);
+        }
+        server
+    };
+    let named = text.split_once('/').is_some_and(|_| !text.contains('=') && !text.contains("://"));
+    if let (Some(database), false) = (database, named) {
+        database.clone_into(&mut server.config.dbname);
+    }
+    // Never the text itself, which may hold a password.
+    Ok(Side { label: server.config.to_string(), server })
+}
+
+fn outcome(report: &CompareReport, verdict: Verdict) -> Result<()> {
+    match verdict {
+        Verdict::Equal => Ok(()),
+        Verdict::Different => Err(Failure::Different),
+        Verdict::CouldNotCompare => {
+            Err(Failure::CouldNotCompare { denied: report.could_not_compare.iter().any(|it| it.denied) })
+        }
+    }
+}
+
+fn print(report: &CompareReport, verdict: Verdict) {
+    if verdict != Verdict::Equal {
+        for (name, side) in [("A", &report.a), ("B", &report.b)] {
+            anstream::println!("{name} is {}, PostgreSQL {}", side.label, side.version);
+        }
+    }
+    let mut classes: BTreeMap<Class, Vec<&Difference>> = BTreeMap::new();
+    for difference in &report.differences {
+        classes.entry(difference.class).or_default().push(difference);
+    }
+    for (class, differences) in classes {
+        anstream::println!("{}", class.words());
+        for difference in differences {
+            anstream::println!("  {}", line(difference));
+            if class == Class::Content {
+                examples(report, &difference.object);
+            }
+        }
+    }
+    for it in &report.could_not_compare {
+        anstream::println!("could not compare {} of {}: {}", it.object, it.side, one_line(&it.why));
+    }
+    for it in &report.left_out {
+        anstream::println!("left out {}: {}", it.object, it.why);
+    }
+    anstream::println!("{}", summary(report, verdict));
+}
+
+fn line(difference: &Difference) -> String {
+    let object = one_line(&difference.object);
+    let shown = |value: &String| one_line(value);
+    let values = match (&difference.a, &difference.b) {
+        (Some(a), None) if a == "exists" => "only in A".to_owned(),
+        (None, Some(b)) if b == "exists" => "only in B".to_owned(),
+        (a, b) => {
+            let shown = |value: &Option<String>| value.as_ref().map_or_else(|| "nothing".to_owned(), shown);
+            format!("A has {}, B has {}", shown(a), shown(b))
+        }
+    };
+    match &difference.property {
+        Some(property) => format!("{object}: {}: {values}", one_line(property)),
+        None => format!("{object}: {values}"),
+    }
+}
+
+fn examples(report: &CompareReport, table: &str) {
+    let Some(table) = report.tables.iter().find(|it| it.table == table) else { return };
+    for example in &table.examples {
+        let found = match example.found {
+            compare::Where::OnlyInA => "only in A",
+            compare::Where::OnlyInB => "only in B",
+            compare::Where::Differs => "differs",
+        };
+        anstream::println!("    row {} {found}", one_line(&example.key));
+    }
+}
+
+/// What a value or name is shown as: without control characters, and not endless.
+fn one_line(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    let mut shown: String = text.chars().take(SHOWN_CHARS).map(escape).collect();
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+fn summary(report: &CompareReport, verdict: Verdict) -> String {
+    let count = report.differences.len();
+    let answer = match verdict {
+        Verdict::Equal => "equal".to_owned(),
+        Verdict::Different if count == 1 => "1 difference".to_owned(),
+        Verdict::Different => format!("{count} differences"),
+        Verdict::CouldNotCompare => "nothing differs, but not everything could be compared".to_owned(),
+    };
+    let not_compared = match report.could_not_compare.len() {
+        0 => String::new(),
+        count => format!(", {count} not compared"),
+    };
+    let sampled = report.tables.iter().filter(|table| table.sampled.is_some()).count();
+    let sampled = if sampled == 0 { String::new() } else { format!(" ({sampled} of them sampled)") };
+    format!(
+        "{answer}: {} tables{sampled}, {} rows{not_compared}, {} in {}",
+        report.tables.len(),
+        report.rows(),
+        report.compared.join(" and "),
+        show::duration(report.elapsed)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_one_line_whatever_is_in_it() {
+        let difference = |property: Option<&str>, a: Option<&str>, b: Option<&str>| {
+            let owned = |text: Option<&str>| text.map(str::to_owned);
+            let (property, a, b) = (owned(property), owned(a), owned(b));
+            line(&Difference { class: Class::Routine, object: "public.\"f\n\"".to_owned(), property, a, b })
+        };
+        assert_eq!(difference(None, Some("exists"), None), "public.\"f\\n\": only in A");
+        assert_eq!(difference(None, None, Some("exists")), "public.\"f\\n\": only in B");
+        assert_eq!(difference(Some("cost"), Some("1"), None), "public.\"f\\n\": cost: A has 1, B has nothing");
+        assert_eq!(difference(Some("x"), Some("a\tb"), Some("")), "public.\"f\\n\": x: A has a\\tb, B has ");
+        assert_eq!(one_line(&"x".repeat(300)).chars().count(), SHOWN_CHARS + 1);
+    }
+}
