@@ -24,7 +24,7 @@ use std::time::Duration;
 use asof_testkit::{Moto, Options, Server, Workdir, majors};
 
 /// Every page, and what its reader has done before.
-const PAGES: [(&str, Before); 11] = [
+const PAGES: [(&str, Before); 12] = [
     ("README.md", Before::Nothing),
     ("first-backup.md", Before::Nothing),
     ("restore.md", Before::Receiving),
@@ -33,6 +33,7 @@ const PAGES: [(&str, Before); 11] = [
     ("synchronous.md", Before::Protected),
     ("keys.md", Before::Protected),
     ("instances.md", Before::Protected),
+    ("compare.md", Before::Protected),
     ("troubleshooting.md", Before::Protected),
     ("configuration.md", Before::Protected),
     ("s3.md", Before::Bucket),
@@ -111,6 +112,11 @@ fn keys_can_be_executed() {
 #[test]
 fn instances_can_be_executed() {
     Guide::open("instances.md").read_through();
+}
+
+#[test]
+fn comparing_can_be_executed() {
+    Guide::open("compare.md").read_through();
 }
 
 #[test]
