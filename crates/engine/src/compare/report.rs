@@ -37,6 +37,8 @@ pub struct SideReport {
     pub server: String,
     /// The database.
     pub database: String,
+    /// The major of its server.
+    pub major: u32,
     /// `server_version`, such as `15.20 (Debian 15.20-0+deb12u1)`.
     pub version: String,
     /// The encoding of the database, such as `UTF8`.

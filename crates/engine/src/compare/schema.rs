@@ -71,6 +71,7 @@ pub(super) const QUERIES: &[Query] = &[
     query(Class::Sequence, relations::SEQUENCES),
     query(Class::Definition, relations::VIEWS),
     query(Class::Trigger, relations::TRIGGERS),
+    since(Major::V15, Class::Trigger, relations::TRIGGER_CLONES),
     query(Class::Rule, relations::RULES),
     query(Class::Policy, relations::POLICIES),
     query(Class::Relation, others::FOREIGN_TABLES),
@@ -113,6 +114,8 @@ pub(super) const OWNERS: &[Query] = &[query(Class::LargeObject, access::LARGE_OB
 pub(super) const ROLES: &[Query] = &[
     query(Class::Role, access::ROLES),
     query(Class::Role, access::MEMBERSHIPS),
+    since(Major::V16, Class::Role, access::MEMBERSHIP_OPTIONS),
+    since(Major::V15, Class::Privilege, access::PARAMETER_PRIVILEGES),
     query(Class::Role, access::ROLE_COMMENTS),
     query(Class::Setting, access::ROLE_SETTINGS),
 ];

@@ -104,6 +104,7 @@ impl Reader {
             label: self.label.clone(),
             server: self.server.clone(),
             database: self.database.clone(),
+            major: self.major.number(),
             version: self.contact.version.clone(),
             encoding: self.encoding.clone(),
             in_recovery: self.contact.in_recovery,

@@ -104,12 +104,24 @@ CROSS JOIN LATERAL (VALUES
 ) p(property, value)
 WHERE rolname !~ '^pg_'";
 
-/// Options of a membership that only 16 and later have are compared where both sides have them.
 pub(super) const MEMBERSHIPS: &str = "
 SELECT format('%I', m.rolname), NULL, NULL, NULL, format('member of %I', g.rolname),
   CASE WHEN bool_or(admin_option) THEN 'with admin option' ELSE 'without admin option' END
 FROM pg_auth_members JOIN pg_roles m ON m.oid = member JOIN pg_roles g ON g.oid = roleid
 WHERE m.rolname !~ '^pg_' GROUP BY m.rolname, g.rolname";
+
+/// A membership may be granted by several roles; it is what any of them grants.
+pub(super) const MEMBERSHIP_OPTIONS: &str = "
+SELECT format('%I', m.rolname), NULL, NULL, NULL, format('options of member of %I', g.rolname),
+  concat_ws(' ', CASE WHEN bool_or(inherit_option) THEN 'inherit' END, CASE WHEN bool_or(set_option) THEN 'set' END)
+FROM pg_auth_members JOIN pg_roles m ON m.oid = member JOIN pg_roles g ON g.oid = roleid
+WHERE m.rolname !~ '^pg_' GROUP BY m.rolname, g.rolname";
+
+pub(super) const PARAMETER_PRIVILEGES: &str = "
+SELECT 'parameter ' || parname, NULL, NULL, NULL,
+  'to ' || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
+  string_agg(privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ', ' ORDER BY privilege_type, is_grantable)
+FROM pg_parameter_acl CROSS JOIN LATERAL aclexplode(paracl) GROUP BY parname, grantee";
 
 pub(super) const ROLE_COMMENTS: &str = "
 SELECT objoid::regrole::text, NULL, NULL, NULL, 'comment', description

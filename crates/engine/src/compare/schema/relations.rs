@@ -107,7 +107,7 @@ pub(super) const VIEWS: &str = "
 SELECT name, 'relation:' || name, host_schema, host_name, 'query', pg_get_viewdef(oid)
 FROM rel WHERE relkind IN ('v', 'm')";
 
-/// Clones of a partitioned table's triggers follow the original; up to 14 they counted as internal.
+/// Clones of a partitioned table's triggers are by themselves only enabled or not; up to 14 they counted as internal.
 pub(super) const TRIGGERS: &str = "
 SELECT (pg_identify_object('pg_trigger'::regclass, t.oid, 0)).identity, 'relation:' || name,
   host_schema, host_name, property, value
@@ -116,6 +116,11 @@ CROSS JOIN LATERAL (VALUES
   ('definition', pg_get_triggerdef(t.oid)),
   ('enabled', CASE tgenabled WHEN 'O' THEN 'yes' WHEN 'D' THEN 'no' WHEN 'A' THEN 'always' ELSE 'on replicas' END)
 ) p(property, value)";
+
+pub(super) const TRIGGER_CLONES: &str = "
+SELECT (pg_identify_object('pg_trigger'::regclass, t.oid, 0)).identity, 'relation:' || name, host_schema, host_name,
+  'enabled', CASE tgenabled WHEN 'O' THEN 'yes' WHEN 'D' THEN 'no' WHEN 'A' THEN 'always' ELSE 'on replicas' END
+FROM rel JOIN pg_trigger t ON tgrelid = rel.oid AND NOT tgisinternal AND tgparentid <> 0";
 
 pub(super) const RULES: &str = "
 SELECT (pg_identify_object('pg_rewrite'::regclass, r.oid, 0)).identity, 'relation:' || name,
