@@ -54,20 +54,15 @@ fn request(args: &Compare) -> CompareRequest {
 /// What one of the two arguments means: a connection string or URI, `INSTANCE`, or `INSTANCE/DATABASE`. Other things that hold
 /// a database, such as a dump, would be told apart here.
 async fn side(context: &Context, text: &str, database: Option<&str>) -> Result<Side> {
-    let mut server = if text.contains('=') || text.contains("://") {
-        resolve(Settings::parse(text).map_err(conninfo_refused)?, context.environment())?
+    let (mut server, own) = if text.contains('=') || text.contains("://") {
+        (resolve(Settings::parse(text).map_err(conninfo_refused)?, context.environment())?, None)
     } else {
         let loaded = context.loaded()?;
         let (name, own) = text.split_once('/').map_or((text, None), |(name, own)| (name, Some(own)));
         let (_, config) = context.pick(&loaded, Some(name))?;
-        let mut server = context.server(config).await?;
-        if let Some(own) = own {
-            own.clone_into(&mut server.config.dbname);
-        }
-        server
+        (context.server(config).await?, own)
     };
-    let named = text.split_once('/').is_some_and(|_| !text.contains('=') && !text.contains("://"));
-    if let (Some(database), false) = (database, named) {
+    if let Some(database) = own.or(database) {
         database.clone_into(&mut server.config.dbname);
     }
     // Never the text itself, which may hold a password.
@@ -95,7 +90,7 @@ fn print(report: &CompareReport, verdict: Verdict) {
         classes.entry(difference.class).or_default().push(difference);
     }
     for (class, differences) in classes {
-        anstream::println!("{}", class.words());
+        anstream::println!("{}{}", class.words(), caution(class, report));
         for difference in differences {
             anstream::println!("  {}", line(difference));
             if class == Class::Content {
@@ -110,6 +105,14 @@ fn print(report: &CompareReport, verdict: Verdict) {
         anstream::println!("left out {}: {}", it.object, it.why);
     }
     anstream::println!("{}", summary(report, verdict));
+}
+
+/// What a reader must know to judge differences of a class.
+fn caution(class: Class, report: &CompareReport) -> &'static str {
+    match class {
+        Class::Definition if report.a.major != report.b.major => " (two majors may print the same one differently)",
+        _ => "",
+    }
 }
 
 fn line(difference: &Difference) -> String {
