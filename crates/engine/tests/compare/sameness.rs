@@ -11,7 +11,7 @@ async fn roles_are_compared_on_request_without_their_passwords() {
     let server = Shared::of(majors()[0]);
     let other = Server::running(majors()[0], &Options::default());
     let made = "create role reader login; create role \"Weird \"\"role\"; create role more createdb password 'secret'; \
-                grant reader to more; alter role reader set work_mem = '5MB'; alter role reader password 'secret'";
+                grant reader to more with admin option; alter role reader set work_mem = '5MB'; alter role reader password 'secret'";
     other.psql(made);
     let (a, b) = (server.side("A", "template1"), side("B", &link(&other), "template1"));
     let found = compared(&a, &b, &everything()).await;
@@ -19,6 +19,16 @@ async fn roles_are_compared_on_request_without_their_passwords() {
     let without = CompareRequest { roles: false, ..everything() };
     assert_eq!(verdict(&compared(&a, &b, &without).await), Verdict::Equal);
 }
+
+/// What decides how values are written.
+const SETTINGS: [&str; 6] = [
+    "timezone = 'Asia/Tokyo'",
+    "datestyle = 'German'",
+    "intervalstyle = 'iso_8601'",
+    "bytea_output = 'escape'",
+    "extra_float_digits = 0",
+    "search_path = pg_catalog, public",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_digest_does_not_depend_on_major_layout_or_dropped_columns() {
@@ -33,7 +43,7 @@ async fn the_digest_does_not_depend_on_major_layout_or_dropped_columns() {
     let first = &servers[0];
     let mut digests = Vec::new();
     for (number, server) in servers.iter().enumerate() {
-        server.psql("create database layout; alter database layout set timezone = 'Asia/Tokyo'");
+        server.psql("create database layout");
         server.psql_in("layout", values);
         if number % 2 == 1 {
             server.psql_in("layout", "alter table t add gone int; update t set gone = 1; alter table t drop gone");
@@ -44,7 +54,14 @@ async fn the_digest_does_not_depend_on_major_layout_or_dropped_columns() {
         digests.push(report.tables[0].b.clone());
     }
     assert_eq!(digests[0].as_ref().map(|content| content.rows), Some(500));
-    // What happened on one server alone, too.
+    // What happened on one server alone, too, and other ways to write values.
+    first.psql("create database \"layout copy\" template layout");
+    for setting in SETTINGS {
+        first.psql(&format!("alter database \"layout copy\" set {setting}"));
+    }
+    let report = compared(&first.side("A", "layout"), &first.side("B", "layout copy"), &only_content()).await;
+    assert_eq!(verdict(&report), Verdict::Equal);
+    first.psql("drop database \"layout copy\"");
     first.psql_in("layout", "update t set t = t; vacuum full t");
     let report = compared(&first.side("A", "layout"), &first.side("B", "layout"), &only_content()).await;
     assert_eq!(report.tables[0].a, digests[0]);
