@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use asof_engine::compare::{CompareReport, CompareRequest, Mode, Patterns, Sampling, Verdict, Where, compare, verdict};
 use asof_engine::progress::{Event, Observer, Silent};
+use asof_engine::{Error, Result};
+use asof_postgres::client::ErrorKind;
 use asof_testkit::{Options, fill_small, majors};
 use asof_world::World;
 
@@ -25,12 +27,28 @@ impl Observer for Meanwhile {
     }
 }
 
-async fn compared_while(two: &Two, sql: &str) -> CompareReport {
+async fn tried_while(two: &Two, sql: &str) -> Result<CompareReport> {
     let (server, database, sql) = (Arc::clone(&two.server), two.b.clone(), sql.to_owned());
     let act: Box<dyn FnOnce() + Send> = Box::new(move || drop(server.psql_in(&database, &sql)));
     let (a, b) = two.sides();
-    let found = compare(&World::real(), &a, &b, &everything(), Arc::new(Meanwhile(Mutex::new(Some(act))))).await;
-    found.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    compare(&World::real(), &a, &b, &everything(), Arc::new(Meanwhile(Mutex::new(Some(act))))).await
+}
+
+async fn compared_while(two: &Two, sql: &str) -> CompareReport {
+    tried_while(two, sql).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_connection_is_an_error_and_no_answer() {
+    for major in majors() {
+        let two = Two::new(major, "lost", BASE);
+        let ended = "select pg_terminate_backend(pid) from pg_stat_activity \
+                     where datname = current_database() and application_name = 'asof'";
+        match tried_while(&two, ended).await {
+            Err(Error::Client(error)) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error} on {major}"),
+            other => panic!("{other:?} on {major}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
