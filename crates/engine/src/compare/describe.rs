@@ -4,7 +4,7 @@ use asof_postgres::client::Row;
 use asof_postgres::version::Major;
 use futures::future::try_join;
 
-use super::facts::{Fact, Facts, differences};
+use super::facts::{Fact, Facts, differences, plain};
 use super::report::CouldNotCompare;
 use super::schema::{OWNERS, PRELUDE, QUERIES, Query, ROLES};
 use super::session::{Pair, Reader, Refusal, text};
@@ -19,6 +19,7 @@ pub(super) async fn compare(pair: &mut Pair, request: &CompareRequest, report: &
     let told =
         |difference: &Difference| !a.refused.iter().chain(&b.refused).any(|(class, _)| *class == difference.class);
     report.differences.extend(differences(&a.facts, &b.facts).into_iter().filter(told));
+    report.could_not_compare.extend(a.hidden.into_iter().chain(b.hidden));
     report.could_not_compare.extend(a.refused.into_iter().chain(b.refused).map(|(_, refused)| refused));
     Ok(())
 }
@@ -27,7 +28,21 @@ pub(super) async fn compare(pair: &mut Pair, request: &CompareRequest, report: &
 #[derive(Default)]
 struct Told {
     facts: Facts,
+    /// Classes of which nothing is known.
     refused: Vec<(Class, CouldNotCompare)>,
+    /// Objects of which something is not known.
+    hidden: Vec<CouldNotCompare>,
+}
+
+impl Told {
+    fn add(&mut self, fact: Fact, label: &str) {
+        if fact.property != "hidden" {
+            self.facts.add(fact);
+        } else if let Some(why) = fact.value {
+            let object = format!("{} {}", fact.class.words(), plain(&fact.object));
+            self.hidden.push(CouldNotCompare { side: label.to_owned(), object, why, denied: true });
+        }
+    }
 }
 
 /// Reads everything that the request wants of one side; `oldest` is the older one of both majors.
@@ -36,7 +51,10 @@ async fn read(side: &mut Reader, request: &CompareRequest, oldest: Major) -> Res
     let label = side.label.clone();
     for query in wanted(request).filter(|query| query.since <= oldest) {
         match side.main().attempt(&sql(query, oldest)).await? {
-            Ok(rows) => rows.iter().filter_map(|row| fact(query, row, request)).for_each(|fact| told.facts.add(fact)),
+            Ok(rows) => {
+                let facts = rows.iter().filter_map(|row| fact(query, row, request));
+                facts.for_each(|fact| told.add(fact, &label));
+            }
             Err(Refusal { why, denied }) => {
                 let object = format!("descriptions of class {}", query.class.words());
                 told.refused.push((query.class, CouldNotCompare { side: label.clone(), object, why, denied }));

@@ -3,6 +3,8 @@
 //! Every query gives six columns: the object's identity; the object without which its absence is no news, as `kind:identity`;
 //! schema and name of the relation by which patterns choose it (for an owned sequence, the table's); a property; its value.
 //!
+//! The property `hidden` is none: its value says why an object cannot be compared.
+//!
 //! What belongs to an extension is left out: the extension and its version stand for it. So is what `initdb` made, apart
 //! from the schema `public`. Columns of catalogs that only newer majors have are asked for through `to_jsonb`, so that one
 //! query serves all. Not-null constraints, which are objects since 18, are compared as the property of the column.

@@ -118,6 +118,26 @@ async fn a_table_without_a_right_is_named_and_never_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn options_that_only_others_may_see_are_not_taken_for_none() {
+    for major in majors() {
+        let sql = "create foreign data wrapper w; create server s foreign data wrapper w; \
+                   create user mapping for postgres server s options (a 'b'); create user mapping for reader server s; \
+                   grant usage on foreign server s to reader";
+        let two = Two::new(major, "mapping", sql);
+        two.server.psql_in(&two.b, "alter user mapping for postgres server s options (set a 'c')");
+        let found = words(&two.compared(&everything()).await);
+        assert_eq!(found, ["user mapping: postgres on server s: options: a=b -> a=c"], "on {major}");
+        let (mut a, mut b) = two.sides();
+        a.server.config.user = "reader".to_owned();
+        b.server.config.user = "reader".to_owned();
+        let report = compared(&a, &b, &everything()).await;
+        assert_eq!(verdict(&report), Verdict::CouldNotCompare, "{:?} on {major}", words(&report));
+        let hidden: Vec<_> = report.could_not_compare.iter().map(|it| it.object.as_str()).collect();
+        assert_eq!(hidden, ["user mapping postgres on server s"; 2]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_would_hide_rows_is_an_error_and_not_a_part_of_them() {
     for major in majors() {
         let two = Two::new(major, "hidden", BASE);

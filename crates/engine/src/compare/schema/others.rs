@@ -116,12 +116,20 @@ CROSS JOIN LATERAL (VALUES
 ) p(property, value)
 WHERE ('pg_foreign_server'::regclass, s.oid) NOT IN (SELECT classid, objid FROM member)";
 
-/// The view shows options only to those who may see them.
+/// The view shows options only to those who may see them, and NULL to others: its own condition tells which it is
+/// (`system_views.sql`, 13 to 18).
 pub(super) const USER_MAPPINGS: &str = "
-SELECT format('%I on server %I', usename, srvname), NULL, NULL, NULL, 'options',
-  (SELECT string_agg(option_name || '=' || CASE WHEN option_name ~* 'pass|secret|token|key' THEN '***'
-    ELSE option_value END, ', ' ORDER BY option_name) FROM pg_options_to_table(umoptions))
-FROM pg_user_mappings";
+SELECT format('%I on server %I', usename, m.srvname), NULL, NULL, NULL, property, value
+FROM pg_user_mappings m JOIN pg_foreign_server s ON s.oid = srvid
+CROSS JOIN LATERAL (VALUES
+  ('options', (SELECT string_agg(option_name || '=' || CASE WHEN option_name ~* 'pass|secret|token|key' THEN '***'
+    ELSE option_value END, ', ' ORDER BY option_name) FROM pg_options_to_table(umoptions))),
+  ('hidden', CASE WHEN umoptions IS NULL AND current_setting('is_superuser') <> 'on'
+    AND NOT (umuser = 0 AND pg_has_role(srvowner, 'USAGE'))
+    AND NOT (umuser <> 0 AND usename = current_user
+      AND (pg_has_role(srvowner, 'USAGE') OR has_server_privilege(srvid, 'USAGE')))
+    THEN 'its options are hidden from this role' END)
+) p(property, value)";
 
 pub(super) const FOREIGN_TABLES: &str = "
 SELECT name, NULL, host_schema, host_name, property, value
