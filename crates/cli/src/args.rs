@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Dump(Dump),
     /// Load a dump into a running instance: one of the repository, or a file that pg_dump or pg_dumpall wrote.
     Load(Load),
+    /// Write a logical backup as a stock file, outside of the repository and not encrypted.
+    Export(Export),
     /// Show how well each instance is protected.
     Status(OneInstance),
     /// Compare two databases: descriptions, rows, sequences, large objects. Nothing is written.
@@ -543,6 +545,21 @@ pub(crate) struct Load {
     /// Print what was checked, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Export {
+    /// The logical backup: name, id, or the first six or more digits of the id.
+    pub(crate) dump: String,
+    /// A file that does not exist, or an object in a bucket: s3://BUCKET/PREFIX/NAME.
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) to: String,
+    /// The instance; may be left out when there is only one.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod demo;
 pub(crate) mod dump;
+pub(crate) mod export;
 pub(crate) mod init;
 pub(crate) mod instance;
 pub(crate) mod key;

@@ -54,6 +54,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Restore(args) => commands::restore::run(&context, args).await,
         Command::Dump(args) => commands::dump::run(&context, args).await,
         Command::Load(args) => commands::load::run(&context, args).await,
+        Command::Export(args) => commands::export::run(&context, args).await,
         Command::Status(args) => commands::status::run(&context, args).await,
         Command::Compare(args) => commands::compare::run(&context, args).await,
         Command::Key(command) => commands::key::run(&context, command).await,

@@ -251,6 +251,12 @@ impl Origin {
 }
 
 impl Origin {
+    /// The data of an archive, without its table of contents.
+    pub(super) fn data_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
+        let ahead = archive(toc, Part::Bytes(Bytes::new()));
+        Stream { world: self.world.clone(), parts: Parts::Members { dump: dump.clone(), ahead }, current: None }
+    }
+
     /// An archive with these entries of a stored dump.
     pub(super) fn stream_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
         let ahead = archive(toc, Part::Bytes(toc.encode_custom().into()));

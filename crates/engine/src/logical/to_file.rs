@@ -207,7 +207,7 @@ async fn plain(plan: &Plan, making: &mut Making, request: &DumpRequest, observer
 }
 
 /// A file that is written from its beginning to its end.
-struct FileWriter {
+pub(super) struct FileWriter {
     world: World,
     path: PathBuf,
     file: Option<Box<dyn WriteFile>>,
@@ -215,14 +215,14 @@ struct FileWriter {
 }
 
 impl FileWriter {
-    async fn create(world: &World, path: &Path) -> Result<Self> {
+    pub(super) async fn create(world: &World, path: &Path) -> Result<Self> {
         let (files, created) = (world.files.clone(), path.to_owned());
         let file = world.blocking(move || files.create(&created, 0o600, WriteMode::Cached)).await;
         let file = file.map_err(Error::files("create", path))?;
         Ok(Self { world: world.clone(), path: path.to_owned(), file: Some(file), offset: 0 })
     }
 
-    async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
+    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
         let (at, len) = (self.offset, bytes.len() as u64);
         self.with_file(move |file| file.write_at(at, &bytes)).await?;
         self.offset += len;
@@ -230,7 +230,7 @@ impl FileWriter {
     }
 
     /// Makes it durable, its first bytes replaced by these.
-    async fn end(mut self, first: Option<Vec<u8>>) -> Result<()> {
+    pub(super) async fn end(mut self, first: Option<Vec<u8>>) -> Result<()> {
         self.with_file(move |file| {
             first.map_or(Ok(()), |first| file.write_at(0, &first))?;
             file.sync()

@@ -1,7 +1,9 @@
 //! Dumps of everything, there and back.
 
-use asof_engine::logical::{Destination, DumpRequest, Format, LoadRequest};
+use asof_engine::logical::{self, Destination, DumpRequest, Format, LoadRequest, Outside};
+use asof_engine::progress::Silent;
 use asof_testkit::{assert_same_dump, fill_universe, majors};
+use asof_world::Timestamp;
 
 use crate::stage::{Stage, databases, into_new, request, text_by, text_of};
 use crate::support::chain;
@@ -67,6 +69,37 @@ async fn several_jobs_make_the_same_dump_and_load_the_same_database() {
             let loaded = stage.load(stage.origin("all").await, stage.server(), wanted).await;
             loaded.unwrap_or_else(|error| panic!("{jobs} on {major}: {}", chain(&error)));
             assert_same_dump(&text_of(stage.server(), name), &expected, &format!("{jobs} on {major}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        fill_universe(stage.server());
+        let expected = text_of(stage.server(), "universe");
+        let asked = DumpRequest { jobs: 2, globals: true, ..request("all") };
+        stage.dump("universe", &asked, &stage.repository()).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let path = stage.path("exported.dump");
+        let origin = stage.origin("all").await;
+        let exported = logical::export(&origin, Timestamp(0), Outside::File(&path), &Silent).await;
+        let exported = exported.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let names: Vec<&str> = exported.names.iter().filter_map(|name| name.rsplit('/').next()).collect();
+        assert_eq!(names, ["exported.dump", "exported.dump.globals.sql", "exported.dump.json"]);
+        // By the stock program, which finds each table by its place, and by ours, which holds the digests against it.
+        stage.load_new(stage.file(&path).await.expect("a file"), "ours").await;
+        assert_same_dump(&text_of(stage.server(), "ours"), &expected, &format!("ours on {major}"));
+        let again =
+            logical::export(&origin, Timestamp(0), Outside::File(&path), &Silent).await.expect_err("is refused");
+        assert!(chain(&again).contains("exists already"), "{}", chain(&again));
+        if stage.clients.all().iter().any(|client| client.major == major) {
+            stage.server().psql("create database stock");
+            let mut restore = stage.server().tool("pg_restore");
+            restore.args(["--jobs=3", "--exit-on-error", "--dbname=stock"]).arg(&path);
+            assert!(restore.status().expect("pg_restore runs").success(), "on {major}");
+            let plain = |database: &str| text_by(stage.server(), database, &[]);
+            assert_same_dump(&plain("stock"), &plain("universe"), &format!("stock on {major}"));
         }
     }
 }

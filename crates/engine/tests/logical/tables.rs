@@ -91,18 +91,33 @@ async fn deleted_rows_are_put_back_and_what_was_changed_since_stays() {
     for major in majors() {
         let stage = shop(major).await;
         let server = stage.server();
-        server.psql_in("shop", &format!("delete from {ORDERS} where id <= 100; update {ORDERS} set body = 'new' where id = 200;
-            insert into {ORDERS} (customer, body) values (7, 'since')"));
+        server.psql_in(
+            "shop",
+            &format!(
+                "delete from {ORDERS} where id <= 100; update {ORDERS} set body = 'new' where id = 200;
+            insert into {ORDERS} (customer, body) values (7, 'since')"
+            ),
+        );
         let said = refused(&stage, tables(&[ORDERS], Conflict::Fail)).await;
         assert!(said.contains("have rows already"), "{said}");
-        load(&stage, stage.origin("all").await, LoadRequest { disable_triggers: true, ..tables(&[ORDERS], Conflict::Skip) }).await;
-        let sql = format!("select count(*), count(*) filter (where body = 'new'), count(*) filter (where body = 'since'), max(id) from {ORDERS}");
+        load(
+            &stage,
+            stage.origin("all").await,
+            LoadRequest { disable_triggers: true, ..tables(&[ORDERS], Conflict::Skip) },
+        )
+        .await;
+        let sql = format!(
+            "select count(*), count(*) filter (where body = 'new'), count(*) filter (where body = 'since'), max(id) from {ORDERS}"
+        );
         assert_eq!(server.psql_in("shop", &sql), "401|1|1|401", "on {major}");
         // Lines were deleted with their orders, and were not asked for.
         assert_eq!(server.psql_in("shop", "select count(*) from line"), "300");
         load(&stage, stage.origin("all").await, tables(&["line"], Conflict::Skip)).await;
         assert_eq!(server.psql_in("shop", "select count(*) from line"), "400");
-        assert_eq!(server.psql_in("shop", &format!("insert into {ORDERS} (customer) values (1) returning id")).lines().next(), Some("402"));
+        assert_eq!(
+            server.psql_in("shop", &format!("insert into {ORDERS} (customer) values (1) returning id")).lines().next(),
+            Some("402")
+        );
         // One by the insert before the load, one by the insert behind it: the load itself woke none.
         assert_eq!(server.psql_in("shop", "select count(*) from log"), "2", "on {major}");
     }
@@ -116,12 +131,19 @@ async fn replaced_rows_leave_those_that_refer_to_them_alone_and_every_key_is_val
         let expected = text_of(server, "shop");
         server.psql_in("shop", &format!("update {ORDERS} set body = 'wrong'; select setval('customer_id_seq', 7)"));
         load(&stage, stage.origin("all").await, tables(&[ORDERS], Conflict::Replace)).await;
-        assert_eq!(server.psql_in("shop", "select count(*) from line"), "400", "no line was deleted by cascade on {major}");
+        assert_eq!(
+            server.psql_in("shop", "select count(*) from line"),
+            "400",
+            "no line was deleted by cascade on {major}"
+        );
         assert_eq!(server.psql_in("shop", &format!("select count(*) from {ORDERS} where body = 'wrong'")), "0");
         load(&stage, stage.origin("all").await, tables(&["customer", "log"], Conflict::Replace)).await;
         assert_same_dump(&text_of(server, "shop"), &expected, &format!("on {major}"));
         // A line of an order that the dump does not have.
-        server.psql_in("shop", &format!("insert into {ORDERS} (id, customer) values (900, 1); insert into line values (900, 900)"));
+        server.psql_in(
+            "shop",
+            &format!("insert into {ORDERS} (id, customer) values (900, 1); insert into line values (900, 900)"),
+        );
         let before = text_of(server, "shop");
         let said = refused(&stage, tables(&[ORDERS], Conflict::Replace)).await;
         assert!(said.contains("violates foreign key constraint \"line_of\""), "{said}");

@@ -25,7 +25,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum, 
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::Path;
 use object_store::{
-    ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
+    ClientOptions, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutPayload, RetryConfig,
 };
 
 use super::{Body, Created, Listed, ReadRange, Store};
@@ -99,6 +99,59 @@ impl S3Store {
         }
         let client = builder.build().map_err(|error| Error::invalid(format!("{place} cannot be used: {error}")))?;
         Ok(Self { client, place, world, had_credentials: AtomicBool::new(false) })
+    }
+
+    /// Uploads an object whose length nobody knows before its end, in parts: something for people, not of the repository. `next`
+    /// gives its pieces. What fails leaves no object.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the name is taken; S3 takes no condition for uploads in parts everywhere, so it is asked before.
+    pub async fn upload<E: From<Error>>(
+        &self,
+        name: &str,
+        mut next: impl AsyncFnMut() -> Result<Option<Bytes>, E>,
+    ) -> Result<(), E> {
+        let path = self.place.path(name)?;
+        match self.len(name).await {
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+            Ok(len) => return Err(Error::conflict(name, format!("an object of {len} bytes is there")).into()),
+        }
+        let failed = |failure: Failure| failure.of_call(Call::Create, name);
+        let mut upload = self.within(0, self.client.put_multipart(&path)).await.map_err(failed)?;
+        let sent = self.send_parts(upload.as_mut(), name, &mut next).await;
+        if let Err(error) = sent {
+            // The reason counts; parts that cannot be removed are cleared by the bucket's own rule.
+            let _ = self.within(0, upload.abort()).await;
+            return Err(error);
+        }
+        self.within(0, upload.complete()).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn send_parts<E: From<Error>>(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        name: &str,
+        next: &mut impl AsyncFnMut() -> Result<Option<Bytes>, E>,
+    ) -> Result<(), E> {
+        let (mut number, mut part, mut len, mut ended) = (0u64, Vec::new(), 0u64, false);
+        while !ended {
+            match next().await? {
+                Some(piece) => {
+                    len += piece.len() as u64;
+                    part.push(piece);
+                }
+                None => ended = true,
+            }
+            if len >= part_len(number) || ended && (len > 0 || number == 0) {
+                let payload: PutPayload = std::mem::take(&mut part).into_iter().collect();
+                let sent = self.within(len, upload.put_part(payload)).await;
+                sent.map_err(|failure| failure.of_call(Call::Create, name))?;
+                (number, len) = (number + 1, 0);
+            }
+        }
+        Ok(())
     }
 
     /// Finds the credentials; they are kept until they expire.
@@ -186,6 +239,11 @@ impl S3Store {
             Err(failure) => Err(failure.of_call(Call::Len, name)),
         }
     }
+}
+
+/// How long a part is: at least 5 MiB, and 10,000 of them reach what an object may hold (S3 user guide, "Multipart upload limits").
+fn part_len(number: u64) -> u64 {
+    (16 << 20) << (number / 1000).min(6)
 }
 
 fn region(place: &Place, variable: impl Fn(&str) -> Option<String>) -> Result<String> {
