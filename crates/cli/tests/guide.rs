@@ -24,7 +24,7 @@ use std::time::Duration;
 use asof_testkit::{Moto, Options, Server, Workdir, majors};
 
 /// Every page, and what its reader has done before.
-const PAGES: [(&str, Before); 12] = [
+const PAGES: [(&str, Before); 13] = [
     ("README.md", Before::Nothing),
     ("first-backup.md", Before::Nothing),
     ("restore.md", Before::Receiving),
@@ -34,6 +34,7 @@ const PAGES: [(&str, Before); 12] = [
     ("keys.md", Before::Protected),
     ("instances.md", Before::Protected),
     ("compare.md", Before::Protected),
+    ("dump.md", Before::Protected),
     ("troubleshooting.md", Before::Protected),
     ("configuration.md", Before::Protected),
     ("s3.md", Before::Bucket),
@@ -117,6 +118,11 @@ fn instances_can_be_executed() {
 #[test]
 fn comparing_can_be_executed() {
     Guide::open("compare.md").read_through();
+}
+
+#[test]
+fn dumps_can_be_executed() {
+    Guide::open("dump.md").read_through();
 }
 
 #[test]
