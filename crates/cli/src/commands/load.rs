@@ -174,7 +174,9 @@ fn agree(args: &Load, database: &str, holds: &str) -> Result<()> {
 async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> Result<()> {
     let mut server = target.server.clone();
     server.config.dbname.clone_from(&target.database);
-    let name = format!("{}-before-load-{}", target.database, compact(context.world.now()));
+    // Two loads may be made in one second.
+    let id = &context.world.id().to_string()[..4];
+    let name = format!("{}-before-load-{}-{id}", target.database, compact(context.world.now()));
     let destination = match &target.instance {
         Some(instance) => Destination::Repository(instance.shelf.clone()),
         None => {

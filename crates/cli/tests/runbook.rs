@@ -1,0 +1,274 @@
+//! The commands of a runbook as people have written them for years, run as they stand with stock clients; what they get wrong,
+//! shown; and what Asof does instead. Host, port and user of the originals are those of the test's server.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use asof_testkit::{Options, Server};
+
+use support::{Desk, Said, json};
+
+const CHATBOT: &str = "
+create table documents_document (id bigserial primary key, title text not null, created_at timestamptz not null default now());
+create table documents_documentchunk (id bigserial primary key, document_id bigint not null references documents_document,
+  content text not null, embedding real[] not null);
+create table chat_conversation (id bigserial primary key, title text);
+create table chat_message (id bigserial primary key, conversation_id bigint references chat_conversation, content text,
+  created_at timestamptz not null default now());
+insert into documents_document (title) select 'Document ' || n from generate_series(1, 100) n;
+insert into documents_documentchunk (document_id, content, embedding)
+  select 1 + n % 100, repeat(md5(n::text), 20), array_fill(n::real, array[384]) from generate_series(1, 2000) n;
+insert into chat_conversation (title) select 'c' || n from generate_series(1, 20) n;
+insert into chat_message (conversation_id, content) select 1 + n % 20, 'message ' || n from generate_series(1, 500) n;
+analyze;
+";
+
+/// A server with the chatbot's database, somebody at a shell beside it, and a repository.
+struct Runbook {
+    desk: Desk,
+    server: Server,
+}
+
+impl Runbook {
+    fn open() -> Self {
+        let server = Server::running(15, &Options::default());
+        server.psql("create role chatbot_user superuser login; create database chatbot_dev owner chatbot_user");
+        server.psql_in("chatbot_dev", &format!("set role chatbot_user; {CHATBOT}"));
+        let desk = Desk::with_repository();
+        let added = desk.add("prod", &server.conninfo());
+        assert_eq!(added.code, 0, "{added:?}");
+        Self { desk, server }
+    }
+
+    /// Runs a line of the runbook in a shell that finds stock clients and `asof`.
+    fn shell(&self, line: &str) -> Output {
+        let line = line.replace("-h localhost -p 5432", &self.address()).replace("-h localhost", &self.address());
+        let asof = Path::new(env!("CARGO_BIN_EXE_asof")).parent().expect("a directory").to_owned();
+        let tools = PathBuf::from(self.server.tool("pg_dump").get_program()).parent().expect("a directory").to_owned();
+        let path = format!("{}:{}:/usr/bin:/bin", tools.display(), asof.display());
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &line]).env_clear().env("PATH", path).env("HOME", self.desk.work.path());
+        shell.env("PGHOST", self.server.socket_dir()).env("PGPORT", self.server.port().to_string()).env("PGUSER", "postgres");
+        shell.current_dir(self.desk.work.path()).stdin(Stdio::null()).output().expect("bash runs")
+    }
+
+    fn address(&self) -> String {
+        format!("-h {} -p {}", self.server.socket_dir().display(), self.server.port())
+    }
+
+    /// As [`shell`](Self::shell); it must end well. Returns what was printed.
+    fn runs(&self, line: &str) -> String {
+        let output = self.shell(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// As [`shell`](Self::shell); it must fail, and say this.
+    fn fails(&self, line: &str, says: &str) {
+        let output = self.shell(line);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(says), "{line}: {said}");
+    }
+
+    fn asof(&self, words: &str) -> Said {
+        let mut command = self.desk.command();
+        command.args(words.split_whitespace());
+        self.desk.run(&mut command)
+    }
+
+    fn done(&self, words: &str) -> String {
+        let said = self.asof(words);
+        assert_eq!(said.code, 0, "asof {words}: {said:?}");
+        said.out
+    }
+
+    /// A file becomes a database; what it holds.
+    fn loaded(&self, file: &str, database: &str) -> String {
+        self.done(&format!("-q load {file} --new-database {database} --on prod"));
+        self.server.psql_in(
+            database,
+            "select (select count(*) from documents_document), (select count(*) from documents_documentchunk)",
+        )
+    }
+}
+
+#[test]
+fn the_dumps_of_the_runbook_are_answered_by_one_command_and_read_by_stock_clients() {
+    let book = Runbook::open();
+    // 1.1: custom, compressed, plain. The originals run as they stand, and so does the answer's file with the stock client.
+    let original = "pg_dump -h localhost -p 5432 -U chatbot_user -d chatbot_dev --format=custom --file=backup_dev_$(date +%Y%m%d_%H%M%S).dump";
+    book.runs(original);
+    book.runs(&format!("{original}9 --compress=9"));
+    book.runs("pg_dump -h localhost -p 5432 -U chatbot_user -d chatbot_dev --format=plain --file=original.sql");
+    book.done("dump prod -d chatbot_dev --out backup.dump");
+    book.done("dump prod -d chatbot_dev --out small.dump --compress 9");
+    book.done("dump prod -d chatbot_dev --out backup.sql --format plain");
+    assert!(book.runs("pg_restore --list backup.dump").contains("TABLE DATA public documents_document"));
+    assert!(book.runs("head -5 backup.sql").contains("PostgreSQL database dump"));
+    // The name has a stamp by itself.
+    book.done("dump prod -d chatbot_dev --out");
+    let names = book.runs("ls");
+    assert!(names.lines().any(|name| is_stamped(name)), "{names}");
+    // 1.2 to 1.5: definitions, rows, some tables, all but one. What is less than the database says so.
+    book.done("dump prod -d chatbot_dev --schema-only --out schema.dump");
+    assert!(!book.runs("pg_restore --list schema.dump").contains("TABLE DATA"));
+    book.done("dump prod -d chatbot_dev --data-only --out data.dump");
+    assert!(!book.runs("pg_restore --list data.dump").contains("CREATE TABLE"));
+    let some = book.done("dump prod -d chatbot_dev --table documents_document --table documents_documentchunk --out some.dump");
+    assert!(some.contains("INCOMPLETE: only tables that match documents_document, documents_documentchunk"), "{some}");
+    let most = book.done("dump prod -d chatbot_dev --exclude-table documents_documentchunk --name most");
+    assert!(most.contains("documents_documentchunk_document_id_fkey from public.documents_documentchunk to public.documents_document"), "{most}");
+    assert!(book.done("backup list prod").contains("INCOMPLETE"));
+}
+
+/// `chatbot_dev_20261120_101112.dump`.
+fn is_stamped(name: &str) -> bool {
+    let stamp = name.strip_prefix("chatbot_dev_").and_then(|rest| rest.strip_suffix(".dump"));
+    stamp.is_some_and(|stamp| stamp.len() == 15 && stamp.chars().all(|c| c.is_ascii_digit() || c == '_'))
+}
+
+#[test]
+fn trap_a_script_under_the_name_of_a_dump_is_known_by_its_content() {
+    let book = Runbook::open();
+    // 1.4 and 1.5 forget --format=custom.
+    book.runs("pg_dump -h localhost -U chatbot_user -d chatbot_dev --table=documents_document --table=documents_documentchunk --file=backup_partial.dump");
+    book.runs("createdb chatbot_restored");
+    book.fails("pg_restore -d chatbot_restored backup_partial.dump", "appears to be a text format dump");
+    assert_eq!(book.loaded("backup_partial.dump", "partial"), "100|2000");
+}
+
+#[test]
+fn trap_a_database_that_holds_data_is_not_dropped_before_the_new_one_is_whole() {
+    let book = Runbook::open();
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=backup.dump");
+    book.runs("head -c 60000 backup.dump > cut.dump; createdb victim; psql -q -d victim -c 'create table precious as select 1 as a'");
+    // 3.1 drops first, and finds out then that the dump is no good.
+    book.fails("dropdb victim && createdb victim && pg_restore --verbose --no-owner --no-privileges -d victim cut.dump", "error");
+    assert_eq!(book.server.psql_in("victim", "select to_regclass('precious') is null"), "t", "the original lost it");
+    book.runs("psql -q -d victim -c 'drop schema public cascade; create schema public; create table precious as select 1 as a; analyze'");
+    let said = book.asof("load cut.dump --into prod/victim --replace --yes victim --no-owner --no-privileges");
+    assert!(said.code != 0, "{said:?}");
+    assert_eq!(book.server.psql_in("victim", "select count(*) from precious"), "1");
+    // A safety dump was made; with a dump that is whole the database is replaced, and only when its name is said.
+    assert!(book.done("backup list prod").contains("victim-before-load-"));
+    let said = book.asof("load backup.dump --into prod/victim --replace --yes other");
+    said.must("load", 3, &["--yes names other"]);
+    book.done("load backup.dump --into prod/victim --replace --yes victim");
+    assert_eq!(book.server.psql_in("victim", "select count(*) from documents_document"), "100");
+}
+
+#[test]
+fn trap_a_script_stops_at_its_first_error_and_leaves_nothing() {
+    let book = Runbook::open();
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=plain --file=backup.sql; sed -i 's/Document 50/Document 50\\tone column more/' backup.sql");
+    // 3.1: psql … < backup.sql goes on behind an error and ends with 0.
+    book.runs("createdb half && psql -q -d half < backup.sql > log 2>&1");
+    assert!(book.desk.read("log").contains("ERROR"), "it failed");
+    assert_eq!(book.server.psql_in("half", "select count(*) from chat_message"), "500", "and went on");
+    assert_eq!(book.server.psql_in("half", "select count(*) from documents_document"), "0");
+    let said = book.asof("-q load backup.sql --new-database whole --on prod");
+    said.must("load", 1, &["extra data after last expected column"]);
+    assert_eq!(book.server.psql("select count(*) from pg_database where datname ~ 'whole'"), "0");
+}
+
+#[test]
+fn trap_a_table_comes_back_with_its_indexes_keys_and_sequence() {
+    let book = Runbook::open();
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=backup.dump");
+    book.done("dump prod -d chatbot_dev --name good");
+    // 3.2: rows that exist conflict, and where the table is gone it comes back bare.
+    book.fails("pg_restore -d chatbot_dev --table=documents_document --table=documents_documentchunk backup.dump", "already exists");
+    book.runs("psql -q -d chatbot_dev -c 'drop table documents_documentchunk' && pg_restore -d chatbot_dev --table=documents_documentchunk backup.dump");
+    let constraints = "select count(*) from pg_constraint where conrelid = 'documents_documentchunk'::regclass and contype in ('p', 'f')";
+    assert_eq!(book.server.psql_in("chatbot_dev", constraints), "0", "no key came back");
+    book.runs("psql -q -d chatbot_dev -c 'drop table documents_documentchunk'");
+    book.done("load good --into prod/chatbot_dev --table documents_documentchunk");
+    assert_eq!(book.server.psql_in("chatbot_dev", constraints), "2");
+    let insert = "insert into documents_documentchunk (document_id, content, embedding) values (1, '', '{}') returning id";
+    assert!(book.server.psql_in("chatbot_dev", insert).starts_with("2001"), "the sequence goes on behind the rows");
+}
+
+#[test]
+fn trap_a_pipe_that_stays_empty_is_a_failure() {
+    let book = Runbook::open();
+    // 7.3: --file=- writes a file of that name; what is encrypted is nothing.
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=- | openssl enc -aes-256-cbc -salt -pbkdf2 -pass pass:secret -out backup.enc");
+    assert_eq!(fs::metadata(book.desk.path("backup.enc")).expect("it is there").len(), 32, "sixteen bytes of salt, and padding");
+    assert!(book.desk.path("-").exists());
+    book.desk.write("pw", "secret\n");
+    book.runs("chmod 600 pw");
+    let said = book.asof("-q load backup.enc --password-file pw --new-database nothing --on prod");
+    assert!(said.code != 0 && said.err.contains("backup.enc"), "{said:?}");
+    // As it was meant, it is read: decrypted and restored in one pipe by stock programs, and by one command.
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom | openssl enc -aes-256-cbc -salt -pbkdf2 -pass pass:secret -out meant.enc");
+    book.runs("createdb chatbot_restored && openssl enc -d -aes-256-cbc -pbkdf2 -pass pass:secret -in meant.enc | pg_restore -d chatbot_restored");
+    let said = book.asof("-q load meant.enc --password-file pw --new-database meant --on prod");
+    assert!(said.code == 0 && said.err.contains("without authentication"), "{said:?}");
+}
+
+#[test]
+fn trap_what_was_changed_in_an_encrypted_dump_shows_only_in_the_repository() {
+    let book = Runbook::open();
+    // 7.3: a bit that is flipped in the ciphertext of openssl enc garbles one block and one bit of the next; nothing tells.
+    book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=plain | openssl enc -aes-256-cbc -salt -pbkdf2 -pass pass:s -out plain.enc");
+    let mut bytes = fs::read(book.desk.path("plain.enc")).expect("the file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(book.desk.path("changed.enc"), bytes).expect("written");
+    book.runs("openssl enc -d -aes-256-cbc -pbkdf2 -pass pass:s -in changed.enc > /dev/null");
+    book.done("dump prod -d chatbot_dev --name sealed");
+    let packs = book.runs("ls -S repository/l/*/packs/* | head -1");
+    let pack = packs.trim();
+    let mut bytes = fs::read(book.desk.path(pack)).expect("a pack");
+    bytes[40_000] ^= 1;
+    book.runs(&format!("chmod u+w {pack}"));
+    fs::write(book.desk.path(pack), bytes).expect("written");
+    let said = book.asof("-q load sealed --new-database changed");
+    said.must("load", 4, &["damaged"]);
+    assert_eq!(book.server.psql("select count(*) from pg_database where datname ~ 'changed'"), "0");
+}
+
+#[test]
+fn trap_disabling_triggers_acts_where_it_can_and_says_so_where_it_cannot() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --name good");
+    // 11: --disable-triggers changes nothing unless only rows are loaded; pg_restore says nothing of it.
+    book.runs("pg_dump -d chatbot_dev --format=custom --file=b.dump; createdb x; pg_restore -d x --disable-triggers b.dump");
+    let said = book.asof("load good --new-database y --table chat_message --disable-triggers");
+    assert!(said.code == 0 && said.err.contains("--disable-triggers changed nothing"), "{said:?}");
+    book.server.psql_in(
+        "chatbot_dev",
+        "create table seen (what text); create function note() returns trigger language plpgsql as
+         'begin insert into seen values (tg_name); return new; end';
+         create trigger noted after insert on chat_message for each row execute function note(); delete from chat_message where id < 10",
+    );
+    book.done("load good --into prod/chatbot_dev --table chat_message --on-conflict skip --disable-triggers");
+    let counts = "select (select count(*) from chat_message), (select count(*) from seen)";
+    assert_eq!(book.server.psql_in("chatbot_dev", counts), "500|0");
+}
+
+#[test]
+fn trap_old_dumps_are_not_removed_by_the_name_of_a_file() {
+    let book = Runbook::open();
+    // 11: find … -mtime +30 -delete removes the only good dump there is, and knows no hold.
+    book.runs("pg_dump -d chatbot_dev --format=custom --file=only.dump; touch -d '40 days ago' only.dump; find . -maxdepth 1 -name '*.dump' -mtime +30 -delete");
+    assert!(!book.desk.path("only.dump").exists());
+    book.done("dump prod -d chatbot_dev --name only");
+    book.done("backup hold only --reason audit");
+    book.desk.refused("backup delete only", 3, &["is held: audit"]);
+}
+
+#[test]
+fn what_dumps_and_loads_took_is_measured_and_recorded() {
+    let book = Runbook::open();
+    // 9.3: time pg_dump …, time pg_restore …
+    let made = json(&book.done("-q dump prod -d chatbot_dev --name timed --json"));
+    assert!(made["elapsed_seconds"].as_f64().is_some_and(|took| took > 0.0), "{made}");
+    let shown = json(&book.done("backup show timed --json"));
+    assert!(shown["details"]["elapsed_ms"].as_u64().is_some(), "{shown}");
+    let loaded = json(&book.done("-q load timed --new-database timed --json"));
+    assert!(loaded["elapsed_seconds"].as_f64().is_some_and(|took| took > 0.0), "{loaded}");
+}
