@@ -18,6 +18,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -54,6 +55,12 @@ def run(command, user, env=None, cwd="/"):
     if done.returncode:
         raise Failed(f"{command[0]}: {done.stdout}{done.stderr}")
     return done.stdout
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def tree_bytes(path):
@@ -284,11 +291,7 @@ def main():
     parser.add_argument("--asof", default=os.path.join(here, "target/release/asof"))
     parser.add_argument("--pgbackrest", action="append", default=[], help="may be given more than once; the last is the peer")
     arguments = parser.parse_args()
-    if not arguments.port:
-        import socket
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            arguments.port = probe.getsockname()[1]
+    arguments.port = arguments.port or free_port()
     work = tempfile.mkdtemp(prefix="asof-bench-", dir=arguments.work)
     os.chown(work, owner().pw_uid, owner().pw_gid)
     cluster = Cluster(arguments, work)

@@ -321,7 +321,8 @@ async fn plain(
     shelving.begin(SQL);
     let pumped = pump(&mut running.output, observer, async |piece| {
         scanner.push(&piece);
-        shelving.write(&piece).await
+        shelving.write(&piece).await?;
+        Ok(piece)
     });
     let pumped = pumped.await;
     let (bytes, remarks) = ended(running, pumped).await?;
@@ -341,17 +342,18 @@ pub(super) async fn ended<T>(running: Running, pumped: Result<T>) -> Result<(T, 
     }
 }
 
-/// Hands on what a program writes, piece by piece: while one is handled the next is read. Returns the bytes.
+/// Hands on what a program writes, piece by piece: while one is handled the next is read. Whoever handles a piece gives its memory
+/// back. Returns the bytes.
 pub(super) async fn pump(
     output: &mut Output,
     observer: &dyn Observer,
-    mut handle: impl AsyncFnMut(Vec<u8>) -> Result<()>,
+    mut handle: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
-    let (mut piece, mut total) = (output.read().await?, 0);
+    let (mut piece, mut spare, mut total) = (output.read(Vec::new()).await?, Vec::new(), 0);
     while !piece.is_empty() {
         let len = piece.len() as u64;
-        let (next, handled) = join(output.read(), handle(piece)).await;
-        handled?;
+        let (next, handled) = join(output.read(spare), handle(piece)).await;
+        spare = handled?;
         total += len;
         observer.event(Event::Advance(len));
         piece = next?;
@@ -378,7 +380,7 @@ async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<S
     let pumped = pump(&mut running.output, &crate::progress::Silent, async |piece| {
         scanner.push(&piece);
         sql.extend_from_slice(&piece);
-        Ok(())
+        Ok(piece)
     });
     let pumped = pumped.await;
     let (_, remarks) = ended(running, pumped).await?;

@@ -486,7 +486,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
 async fn pass_on(plan: &LoadPlan, mut output: Output, input: &mut Input, scanner: &mut PlainScanner) -> Result<bool> {
     let mut first = true;
     loop {
-        let mut piece = output.read().await?;
+        let mut piece = output.read(Vec::new()).await?;
         if piece.is_empty() {
             return Ok(true);
         }

@@ -212,11 +212,13 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The next bytes, [`PIECE_LEN`] of them unless the program ended its output; empty at its end.
-    pub(crate) async fn read(&mut self) -> Result<Vec<u8>> {
+    /// The next bytes, [`PIECE_LEN`] of them unless the program ended its output; empty at its end. They come in `piece`, so
+    /// that its memory is used again.
+    pub(crate) async fn read(&mut self, mut piece: Vec<u8>) -> Result<Vec<u8>> {
         let mut pipe = self.pipe.take().expect("one piece is read at a time");
         let read = move || {
-            let mut piece = Vec::with_capacity(PIECE_LEN);
+            piece.clear();
+            piece.reserve_exact(PIECE_LEN);
             let result = (&mut pipe).take(PIECE_LEN as u64).read_to_end(&mut piece);
             (pipe, result.map(|_| piece))
         };

@@ -38,6 +38,8 @@ pub(crate) struct Shelving {
     next_pack: Arc<AtomicU32>,
     upload: Option<Task<Result<u64>>>,
     open: Option<Open>,
+    /// Of the last file, for the next.
+    memory: (Vec<u8>, Vec<u8>),
     files: Vec<CopiedFile>,
     changed: u64,
     stored: u64,
@@ -49,6 +51,8 @@ struct Open {
     packs: Vec<(u32, PendingPack)>,
     /// What does not fill a step yet.
     rest: Vec<u8>,
+    /// Memory for the next step.
+    spare: Vec<u8>,
 }
 
 /// What was stored.
@@ -72,6 +76,7 @@ impl Shelving {
             next_pack: Arc::default(),
             upload: None,
             open: None,
+            memory: Default::default(),
             files: Vec::new(),
             changed: 0,
             stored: 0,
@@ -95,8 +100,9 @@ impl Shelving {
     /// Begins a file. Paths come in any order, each once.
     pub(crate) fn begin(&mut self, path: &str) {
         assert!(self.open.is_none(), "one file ends before the next begins");
+        let (rest, spare) = std::mem::take(&mut self.memory);
         let file = MapFile { path: path.as_bytes().to_vec(), len: 0, runs: Vec::new() };
-        self.open = Some(Open { file, packs: Vec::new(), rest: Vec::new() });
+        self.open = Some(Open { file, packs: Vec::new(), rest, spare });
     }
 
     /// The next bytes of the file.
@@ -107,8 +113,11 @@ impl Shelving {
             return Ok(());
         }
         let ready = open.rest.len() / PAGE_SIZE * PAGE_SIZE;
-        let rest = open.rest.split_off(ready);
-        let step = std::mem::replace(&mut open.rest, rest);
+        let mut next = std::mem::take(&mut open.spare);
+        next.clear();
+        next.extend_from_slice(&open.rest[ready..]);
+        let mut step = std::mem::replace(&mut open.rest, next);
+        step.truncate(ready);
         self.pack(step).await
     }
 
@@ -118,7 +127,9 @@ impl Shelving {
         if !rest.is_empty() {
             self.pack(rest).await?;
         }
-        let open = self.open.take().expect("a file was begun");
+        let mut open = self.open.take().expect("a file was begun");
+        open.rest.clear();
+        self.memory = (open.rest, std::mem::take(&mut open.spare));
         if let Some((filling, _)) = &mut self.filling {
             filling.end_frame(&open.file.path);
         }
@@ -148,9 +159,10 @@ impl Shelving {
         let len = piece.bytes.len() as u64;
         let work = move || {
             let places = filling.absorb(&piece, PAGE_SIZE, &hasher);
-            (filling, places)
+            (filling, places, piece.bytes)
         };
-        let (filling, places) = self.shelf.world.compute(work).await;
+        let (filling, places, spare) = self.shelf.world.compute(work).await;
+        open.spare = spare;
         open.file.len += len;
         for place in places {
             let place = placed(place, open, filling.number(), &pending);

@@ -228,7 +228,7 @@ impl Script {
         let passing = async {
             let (mut total, mut is_head) = (0, true);
             loop {
-                let mut piece = output.read().await?;
+                let mut piece = output.read(Vec::new()).await?;
                 if piece.is_empty() {
                     return Ok::<_, Error>(total);
                 }

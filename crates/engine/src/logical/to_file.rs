@@ -222,11 +222,12 @@ impl FileWriter {
         Ok(Self { world: world.clone(), path: path.to_owned(), file: Some(file), offset: 0 })
     }
 
-    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<()> {
-        let (at, len) = (self.offset, bytes.len() as u64);
-        self.with_file(move |file| file.write_at(at, &bytes)).await?;
-        self.offset += len;
-        Ok(())
+    /// Appends bytes, and gives them back.
+    pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let at = self.offset;
+        let bytes = self.with_file(move |file| file.write_at(at, &bytes).map(|()| bytes)).await?;
+        self.offset += bytes.len() as u64;
+        Ok(bytes)
     }
 
     /// Makes it durable, its first bytes replaced by these.
@@ -238,10 +239,10 @@ impl FileWriter {
         .await
     }
 
-    async fn with_file(
+    async fn with_file<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&mut dyn WriteFile) -> std::io::Result<()> + Send + 'static,
-    ) -> Result<()> {
+        work: impl FnOnce(&mut dyn WriteFile) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         let mut file = self.file.take().expect("a file is written by one caller");
         let work = move || {
             let result = work(file.as_mut());

@@ -120,8 +120,8 @@ impl Stored {
         Self { watched, shelving, toc: Vec::new(), files: HashMap::new(), state: State::InToc }
     }
 
-    /// Looks at the next bytes and stores them.
-    pub(crate) async fn take(&mut self, bytes: Vec<u8>) -> Result<()> {
+    /// Looks at the next bytes and stores them. Gives them back.
+    pub(crate) async fn take(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         let from = self.watched.offset;
         let (bytes, marks) = self.watched.marks(bytes).await?;
         let mut done = 0;
@@ -146,7 +146,8 @@ impl Stored {
                 }
             }
         }
-        self.put(&bytes[done..]).await
+        self.put(&bytes[done..]).await?;
+        Ok(bytes)
     }
 
     async fn put(&mut self, bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Asof's dump and load against pg_dump and pg_restore: the same data and options, back to back, as ratios of one run.
+
+  python3 bench/dump.py --size-gib 2 --runs 5 --bindir /usr/lib/postgresql/15/bin
+
+Uses the data set of bench.py. Each pair is run in every round, in turn: what stock programs write into or read from a file, and what Asof does
+with the same options, into a file and into the repository (compressed, sealed and signed there). Wall time, and the largest memory of
+the tool itself. Needs the release binary: cargo build --release -p asof-cli. Everything lies below --work and is removed at the end.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import bench
+
+
+def timed(command, user, env):
+    """Wall seconds, and the largest resident set of the process and its children that were waited for."""
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env,
+                               cwd=env["HOME"], preexec_fn=bench.become(user))
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - began
+    if status:
+        raise bench.Failed(f"{' '.join(command)}: {said.decode()}")
+    return wall, usage.ru_maxrss / 1024
+
+
+class Run:
+    def __init__(self, arguments, work):
+        self.cluster, self.asof, self.work = bench.Cluster(arguments, work), arguments.asof, work
+        self.bindir, self.user, self.jobs = arguments.bindir, bench.owner(), arguments.jobs
+        self.home = self.cluster.directory("home")
+        self.env = {"HOME": self.home, "PATH": f"{self.bindir}:/usr/bin:/bin", "PGHOST": self.cluster.socket,
+                    "PGPORT": str(self.cluster.port), "PGUSER": "postgres"}
+        self.results = {}
+
+    def asof_run(self, *words):
+        return timed([self.asof, "-q", *words], self.user, self.env)
+
+    def stock(self, program, *words):
+        return timed([f"{self.bindir}/{program}", *words], self.user, self.env)
+
+    def prepare(self, gib):
+        self.cluster.start()
+        self.cluster.fill(gib)
+        self.asof_run("init", f"{self.home}/repository")
+        self.asof_run("instance", "add", "prod", "--pg", f"host={self.cluster.socket} port={self.cluster.port} user=postgres dbname=postgres")
+
+    def note(self, pair, who, result):
+        self.results.setdefault(pair, {}).setdefault(who, []).append(result)
+
+    def fresh(self):
+        for name in os.listdir(self.home):
+            path = f"{self.home}/{name}"
+            if name.startswith("out"):
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+    def dumps(self, number):
+        jobs = str(self.jobs)
+        pairs = [
+            ("dump, uncompressed", ["-Fc", "-Z0"], ["--compress", "0"]),
+            ("dump, default compression", ["-Fc"], []),
+        ]
+        for pair, stock, ours in pairs:
+            self.fresh()
+            self.note(pair, "stock", self.stock("pg_dump", *stock, "-f", "out.stock", "postgres"))
+            self.note(pair, "file", self.asof_run("dump", "prod", "--out", "out.ours", *ours))
+            self.note(pair, "repository", self.asof_run("dump", "prod", "--name", f"{pair} {number}"))
+        pair = f"dump, {jobs} jobs"
+        self.fresh()
+        self.note(pair, "stock", self.stock("pg_dump", "-Fd", "-Z0", "-j", jobs, "-f", "out.stock", "postgres"))
+        self.note(pair, "file", self.asof_run("dump", "prod", "-F", "directory", "--compress", "0", "-j", jobs, "--out", "out.ours"))
+        self.note(pair, "repository", self.asof_run("dump", "prod", "-j", jobs, "--name", f"{pair} {number}"))
+
+    def loads(self, number):
+        self.fresh()
+        self.stock("pg_dump", "-Fc", "-Z0", "-f", "out.stock", "postgres")
+        self.asof_run("dump", "prod", "--name", f"load {number}")
+        for jobs in ("1", str(self.jobs)):
+            pair = f"load, {jobs} job{'s' if jobs != '1' else ''}"
+            self.cluster.sql("CREATE DATABASE out_stock TEMPLATE template0")
+            self.note(pair, "stock", self.stock("pg_restore", "-j", jobs, "-d", "out_stock", "out.stock"))
+            self.cluster.sql("DROP DATABASE out_stock")
+            for who, what in (("file", "out.stock"), ("repository", f"load {number}")):
+                on = ["--on", "prod"] if who == "file" else []
+                self.note(pair, who, self.asof_run("load", what, "--new-database", "out_ours", "-j", jobs, "--no-analyze", *on))
+                self.cluster.sql("DROP DATABASE out_ours")
+
+    def report(self):
+        print("| step | pg_dump or pg_restore s | to or from a file s | ratio | to or from the repository s | ratio | peak MiB |")
+        print("|---|---|---|---|---|---|---|")
+        for pair, who in self.results.items():
+            wall = {name: statistics.median(result[0] for result in results) for name, results in who.items()}
+            peak = max(result[1] for result in who["repository"])
+            ratio = {name: wall[name] / wall["stock"] for name in ("file", "repository")}
+            print(f"| {pair} | {wall['stock']:.2f} | {wall['file']:.2f} | **{ratio['file']:.2f}** | {wall['repository']:.2f} | "
+                  f"**{ratio['repository']:.2f}** | {peak:.0f} |")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size-gib", type=float, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--bindir", default="/usr/lib/postgresql/15/bin")
+    parser.add_argument("--asof", default=os.path.join(os.path.dirname(__file__), "../target/release/asof"))
+    parser.add_argument("--work", help="where everything lies [default: a new directory below /var/tmp]")
+    parser.add_argument("--port", type=int, default=0, help="default: one that is free")
+    arguments = parser.parse_args()
+    arguments.asof = os.path.abspath(arguments.asof)
+    work = tempfile.mkdtemp(prefix="asof-bench-", dir=arguments.work or "/var/tmp")
+    os.chown(work, bench.owner().pw_uid, bench.owner().pw_gid)
+    arguments.port = arguments.port or bench.free_port()
+    run = Run(arguments, work)
+    try:
+        run.prepare(arguments.size_gib)
+        for number in range(arguments.runs):
+            run.dumps(number)
+            run.loads(number)
+            print(f"round {number + 1} of {arguments.runs}", file=sys.stderr)
+        run.report()
+    finally:
+        run.cluster.stop()
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
