@@ -22,7 +22,7 @@ mod workdir;
 pub use data::{Digest, digests, fill_small};
 pub use likeness::{assert_same_dump, assert_sound, dump};
 pub use moto::Moto;
-pub use programs::majors;
+pub use programs::{majors, newest_clients};
 pub use server::{Options, Server};
 pub use universe::{fill_universe, has_vector};
 pub use volume::Volume;

@@ -28,6 +28,12 @@ pub(crate) fn client(server_bin: &Path, name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("no client program {name}: run `cargo xtask setup`"))
 }
 
+/// Where the newest client programs are; a quick setup installs none of their own.
+#[must_use]
+pub fn newest_clients() -> PathBuf {
+    root().join("tools/bin")
+}
+
 /// The directory with one subdirectory per major, each with `bin/`, and `tools/bin` and `moto/bin`.
 pub(crate) fn root() -> PathBuf {
     if let Some(given) = env::var_os("ASOF_TEST_PG") {

@@ -51,7 +51,10 @@ impl Runbook {
         let path = format!("{}:{}:/usr/bin:/bin", tools.display(), asof.display());
         let mut shell = Command::new("bash");
         shell.args(["-c", &line]).env_clear().env("PATH", path).env("HOME", self.desk.work.path());
-        shell.env("PGHOST", self.server.socket_dir()).env("PGPORT", self.server.port().to_string()).env("PGUSER", "postgres");
+        shell
+            .env("PGHOST", self.server.socket_dir())
+            .env("PGPORT", self.server.port().to_string())
+            .env("PGUSER", "postgres");
         shell.current_dir(self.desk.work.path()).stdin(Stdio::null()).output().expect("bash runs")
     }
 
@@ -117,10 +120,16 @@ fn the_dumps_of_the_runbook_are_answered_by_one_command_and_read_by_stock_client
     assert!(!book.runs("pg_restore --list schema.dump").contains("TABLE DATA"));
     book.done("dump prod -d chatbot_dev --data-only --out data.dump");
     assert!(!book.runs("pg_restore --list data.dump").contains("CREATE TABLE"));
-    let some = book.done("dump prod -d chatbot_dev --table documents_document --table documents_documentchunk --out some.dump");
+    let some = book
+        .done("dump prod -d chatbot_dev --table documents_document --table documents_documentchunk --out some.dump");
     assert!(some.contains("INCOMPLETE: only tables that match documents_document, documents_documentchunk"), "{some}");
     let most = book.done("dump prod -d chatbot_dev --exclude-table documents_documentchunk --name most");
-    assert!(most.contains("documents_documentchunk_document_id_fkey from public.documents_documentchunk to public.documents_document"), "{most}");
+    assert!(
+        most.contains(
+            "documents_documentchunk_document_id_fkey from public.documents_documentchunk to public.documents_document"
+        ),
+        "{most}"
+    );
     assert!(book.done("backup list prod").contains("INCOMPLETE"));
 }
 
@@ -146,7 +155,10 @@ fn trap_a_database_that_holds_data_is_not_dropped_before_the_new_one_is_whole() 
     book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=backup.dump");
     book.runs("head -c 60000 backup.dump > cut.dump; createdb victim; psql -q -d victim -c 'create table precious as select 1 as a'");
     // 3.1 drops first, and finds out then that the dump is no good.
-    book.fails("dropdb victim && createdb victim && pg_restore --verbose --no-owner --no-privileges -d victim cut.dump", "error");
+    book.fails(
+        "dropdb victim && createdb victim && pg_restore --verbose --no-owner --no-privileges -d victim cut.dump",
+        "error",
+    );
     assert_eq!(book.server.psql_in("victim", "select to_regclass('precious') is null"), "t", "the original lost it");
     book.runs("psql -q -d victim -c 'drop schema public cascade; create schema public; create table precious as select 1 as a; analyze'");
     let said = book.asof("load cut.dump --into prod/victim --replace --yes victim --no-owner --no-privileges");
@@ -180,14 +192,18 @@ fn trap_a_table_comes_back_with_its_indexes_keys_and_sequence() {
     book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=backup.dump");
     book.done("dump prod -d chatbot_dev --name good");
     // 3.2: rows that exist conflict, and where the table is gone it comes back bare.
-    book.fails("pg_restore -d chatbot_dev --table=documents_document --table=documents_documentchunk backup.dump", "already exists");
+    book.fails(
+        "pg_restore -d chatbot_dev --table=documents_document --table=documents_documentchunk backup.dump",
+        "already exists",
+    );
     book.runs("psql -q -d chatbot_dev -c 'drop table documents_documentchunk' && pg_restore -d chatbot_dev --table=documents_documentchunk backup.dump");
     let constraints = "select count(*) from pg_constraint where conrelid = 'documents_documentchunk'::regclass and contype in ('p', 'f')";
     assert_eq!(book.server.psql_in("chatbot_dev", constraints), "0", "no key came back");
     book.runs("psql -q -d chatbot_dev -c 'drop table documents_documentchunk'");
     book.done("load good --into prod/chatbot_dev --table documents_documentchunk");
     assert_eq!(book.server.psql_in("chatbot_dev", constraints), "2");
-    let insert = "insert into documents_documentchunk (document_id, content, embedding) values (1, '', '{}') returning id";
+    let insert =
+        "insert into documents_documentchunk (document_id, content, embedding) values (1, '', '{}') returning id";
     assert!(book.server.psql_in("chatbot_dev", insert).starts_with("2001"), "the sequence goes on behind the rows");
 }
 
@@ -196,7 +212,11 @@ fn trap_a_pipe_that_stays_empty_is_a_failure() {
     let book = Runbook::open();
     // 7.3: --file=- writes a file of that name; what is encrypted is nothing.
     book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=- | openssl enc -aes-256-cbc -salt -pbkdf2 -pass pass:secret -out backup.enc");
-    assert_eq!(fs::metadata(book.desk.path("backup.enc")).expect("it is there").len(), 32, "sixteen bytes of salt, and padding");
+    assert_eq!(
+        fs::metadata(book.desk.path("backup.enc")).expect("it is there").len(),
+        32,
+        "sixteen bytes of salt, and padding"
+    );
     assert!(book.desk.path("-").exists());
     book.desk.write("pw", "secret\n");
     book.runs("chmod 600 pw");
@@ -236,7 +256,9 @@ fn trap_disabling_triggers_acts_where_it_can_and_says_so_where_it_cannot() {
     let book = Runbook::open();
     book.done("dump prod -d chatbot_dev --name good");
     // 11: --disable-triggers changes nothing unless only rows are loaded; pg_restore says nothing of it.
-    book.runs("pg_dump -d chatbot_dev --format=custom --file=b.dump; createdb x; pg_restore -d x --disable-triggers b.dump");
+    book.runs(
+        "pg_dump -d chatbot_dev --format=custom --file=b.dump; createdb x; pg_restore -d x --disable-triggers b.dump",
+    );
     let said = book.asof("load good --new-database y --table chat_message --disable-triggers");
     assert!(said.code == 0 && said.err.contains("--disable-triggers changed nothing"), "{said:?}");
     book.server.psql_in(

@@ -120,7 +120,7 @@ fn destination(
             let what = "the repository compresses by itself";
             return Err(Failure::refused(what, "leave --compress out, or dump into a file with --out"));
         }
-        return Ok(Destination::Repository(instance.shelf.clone()));
+        return Ok(Destination::Repository(Box::new(instance.shelf.clone())));
     }
     let stamped = stamped(context, database, format);
     let path = match args.out.clone().flatten() {

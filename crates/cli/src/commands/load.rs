@@ -178,7 +178,7 @@ async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> R
     let id = &context.world.id().to_string()[..4];
     let name = format!("{}-before-load-{}-{id}", target.database, compact(context.world.now()));
     let destination = match &target.instance {
-        Some(instance) => Destination::Repository(instance.shelf.clone()),
+        Some(instance) => Destination::Repository(Box::new(instance.shelf.clone())),
         None => {
             let path = PathBuf::from(format!("{name}.dump"));
             Destination::File(std::path::absolute(&path).map_err(Failure::file("find", &path))?)

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub struct DumpRequest {
 /// Where a dump goes.
 pub enum Destination {
     /// Into the repository, sealed, as a backup of this lineage.
-    Repository(Shelf),
+    Repository(Box<Shelf>),
     /// Into a file or directory that does not exist, as the stock programs read it.
     File(PathBuf),
 }
@@ -390,7 +390,7 @@ async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<S
 
 async fn to_files(
     plan: &mut Plan,
-    path: &PathBuf,
+    path: &Path,
     request: &DumpRequest,
     began: Duration,
     observer: &dyn Observer,

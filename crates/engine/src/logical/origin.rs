@@ -232,7 +232,7 @@ impl Origin {
             Place::Stored(dump) => {
                 let part = |file: &str| Part::File(file.to_owned());
                 let ahead = self.toc.as_ref().map_or_else(|| vec![part(SQL)], |toc| archive(toc, part(TOC)));
-                Parts::Members { dump: dump.clone(), ahead }
+                Parts::Members { dump: Box::new(dump.clone()), ahead }
             }
             Place::File { path, recipe } => {
                 let (files, opened) = (self.world.files.clone(), path.clone());
@@ -254,13 +254,21 @@ impl Origin {
     /// The data of an archive, without its table of contents.
     pub(super) fn data_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
         let ahead = archive(toc, Part::Bytes(Bytes::new()));
-        Stream { world: self.world.clone(), parts: Parts::Members { dump: dump.clone(), ahead }, current: None }
+        Stream {
+            world: self.world.clone(),
+            parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
+            current: None,
+        }
     }
 
     /// An archive with these entries of a stored dump.
     pub(super) fn stream_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
         let ahead = archive(toc, Part::Bytes(toc.encode_custom().into()));
-        Stream { world: self.world.clone(), parts: Parts::Members { dump: dump.clone(), ahead }, current: None }
+        Stream {
+            world: self.world.clone(),
+            parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
+            current: None,
+        }
     }
 }
 
@@ -313,7 +321,7 @@ pub(super) struct Stream {
 }
 
 enum Parts {
-    Members { dump: StoredDump, ahead: Vec<Part> },
+    Members { dump: Box<StoredDump>, ahead: Vec<Part> },
     File { file: Option<(Box<dyn ReadFile>, Option<Layers>)>, path: PathBuf, offset: u64, ended: bool },
 }
 

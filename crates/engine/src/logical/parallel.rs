@@ -124,15 +124,15 @@ fn merged(first: &Toc, further: &[Summary]) -> Result<Toc> {
         .filter(|entry| entry.desc.as_bytes() == b"TABLE")
         .map(|entry| (entry.object_oid, entry.dump_id))
         .collect();
-    let mut next = first.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0);
+    let last = first.entries.iter().map(|entry| entry.dump_id).max().unwrap_or(0);
     let mut rows = Vec::new();
-    for entry in further.iter().flat_map(|summary| &summary.toc.entries).filter(|entry| entry.has_dumper) {
+    let with_rows = further.iter().flat_map(|summary| &summary.toc.entries).filter(|entry| entry.has_dumper);
+    for (dump_id, entry) in (last + 1..).zip(with_rows) {
         let table = tables.get(&entry.object_oid).ok_or_else(|| {
             let what = format!("the rows of {} belong to no table of the dump", entry.describe());
             Error::damaged(what, "dump again with --jobs 1")
         })?;
-        next += 1;
-        rows.push(Entry { dump_id: next, dependencies: vec![*table], ..entry.clone() });
+        rows.push(Entry { dump_id, dependencies: vec![*table], ..entry.clone() });
     }
     let mut toc = first.clone();
     let data = |entry: &Entry| matches!(entry.section, Section::Data);

@@ -177,7 +177,7 @@ impl Observer for After {
             return;
         }
         if state.0 == 0 {
-            drop(state.1.take().map(|sender| sender.send(())));
+            let _ = state.1.take().map(|sender| sender.send(()));
         }
         state.0 = state.0.saturating_sub(1);
     }
@@ -194,7 +194,9 @@ async fn a_load_that_is_interrupted_anywhere_leaves_the_server_as_it_was() {
         let plan = LoadPlan::make(&stage.protected.world, &clients, origin, &server, into_new("half")).await;
         let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let (after, come) = After::events(count);
-        let cancelled = Box::pin(async { drop(come.await) });
+        let cancelled = Box::pin(async {
+            let _ = come.await;
+        });
         match logical::load(&plan, cancelled, &after).await {
             Err(error) => {
                 assert_eq!(error.to_string(), "interrupted");

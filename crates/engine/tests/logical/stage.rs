@@ -13,7 +13,7 @@ use asof_engine::progress::Silent;
 use asof_engine::restore::find;
 use asof_engine::server::Server as Link;
 use asof_repository::lineage::{Backup, BackupKind};
-use asof_testkit::{Options, Server};
+use asof_testkit::{Options, Server, newest_clients};
 
 use crate::support::{Protected, chain, link};
 
@@ -49,7 +49,7 @@ impl Stage {
     }
 
     pub(crate) fn repository(&self) -> Destination {
-        Destination::Repository(self.protected.shelf.clone())
+        Destination::Repository(Box::new(self.protected.shelf.clone()))
     }
 
     /// Dumps everything into the repository.
@@ -92,14 +92,8 @@ impl Stage {
 pub(crate) async fn clients(world: &asof_world::World, server: &Server) -> Clients {
     let tool = PathBuf::from(server.tool("pg_dump").get_program());
     let own = tool.parent().expect("a directory").display().to_string();
-    let newest = own_tools(server);
-    Clients::find(world, None, Some(&format!("{own}:{newest}"))).await
-}
-
-/// Where the newest client programs are.
-fn own_tools(server: &Server) -> String {
-    let root = server.bin_dir().ancestors().find(|place| place.join("pg-wheels").is_dir());
-    root.map_or_else(String::new, |root| root.join("pg/tools/bin").display().to_string())
+    let newest = newest_clients();
+    Clients::find(world, None, Some(&format!("{own}:{}", newest.display()))).await
 }
 
 /// How a database of a server is reached.
