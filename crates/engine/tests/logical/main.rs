@@ -4,6 +4,7 @@
 mod support;
 
 mod dumps;
+mod faults;
 mod loads;
 mod stage;
 mod tables;

@@ -119,7 +119,7 @@ mod tests {
         let text = config.for_programs(host);
         assert!(!text.contains("secret"), "{text}");
         let read = super::super::Config::parse(&text, &Environment::empty(0)).expect("parses again");
-        assert_eq!(read.hosts, [host.clone()]);
+        assert_eq!(read.hosts.as_slice(), std::slice::from_ref(host));
         assert_eq!((read.user.as_str(), read.dbname.as_str()), ("o'b", "a b\\c'd"));
         assert_eq!(
             (read.ssl, read.keepalives, read.channel_binding),

@@ -1,0 +1,179 @@
+//! Disks that fill up and connections that break, at many points: nothing that is half made looks whole.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use asof_engine::logical::{self, Destination, LoadPlan, Plan};
+use asof_engine::progress::{Event, Observer};
+use asof_engine::shelf::Shelf;
+use asof_repository::root;
+use asof_repository::store::local::LocalStore;
+use asof_testkit::{Server, Volume, majors};
+
+use crate::stage::{Stage, databases, in_database, into_new, request};
+use crate::support::{chain, files_of, link};
+
+/// How many points are tried.
+const POINTS: u32 = 20;
+
+const ROWS: &str = "
+create table noise (id int primary key, body text not null);
+insert into noise select n, md5(n::text) || md5((n * 3)::text) || md5((n * 7)::text) from generate_series(1, 120000) n;
+create index on noise (body);
+create table more (id int primary key references noise, body text);
+insert into more select n, md5(n::text) from generate_series(1, 60000) n;
+analyze;
+";
+
+async fn stage() -> Stage {
+    let stage = Stage::new(majors()[0]).await;
+    stage.server().psql("create database shop");
+    stage.server().psql_in("shop", ROWS);
+    stage
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test fills a disk and looks at what is left")]
+mod disk {
+    use std::path::Path;
+
+    /// Takes room away until so many bytes are left.
+    pub(super) fn leave(volume: &Path, bytes: u64) {
+        let ballast = volume.join("ballast");
+        let _ = std::fs::remove_file(&ballast);
+        std::process::Command::new("sync").status().expect("sync runs");
+        let free = free(volume);
+        let file = std::fs::File::create(&ballast).expect("a file");
+        let len = i64::try_from(free.saturating_sub(bytes)).expect("a small disk");
+        let done = std::process::Command::new("fallocate").args(["-l", &len.max(1).to_string()]).arg(&ballast).status();
+        assert!(done.expect("fallocate runs").success());
+        drop(file);
+    }
+
+    fn free(volume: &Path) -> u64 {
+        let output =
+            std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(volume).output().expect("df runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().nth(1).and_then(|line| line.trim().parse().ok()).expect("a number of bytes")
+    }
+
+    /// Names without the ballast and what every file system has.
+    pub(super) fn names(volume: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(volume).expect("it can be listed");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name != "ballast" && name != "lost+found" && name != "repository").collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fills_up_anywhere_leaves_no_dump_that_looks_whole() {
+    let stage = stage().await;
+    let volume = Volume::with_size("full", 64);
+    let world = stage.protected.world.clone();
+    let shelf = shelf_on(&stage, &volume.path()).await;
+    for point in 0..POINTS {
+        // A dump takes some 17 MB; the record and the journal need a block here and there.
+        let room = 4096 + u64::from(point) * 640 * 1024;
+        for to in [Destination::File(volume.path().join("shop.dump")), Destination::Repository(Box::new(shelf.clone()))]
+        {
+            disk::leave(&volume.path(), room);
+            let plan = Plan::make(&world, &stage.clients, &in_database(stage.server(), "shop")).await;
+            let asked = request(&format!("at {point}"));
+            let asked = logical::DumpRequest { compress: Some("0".to_owned()), ..asked };
+            let made = logical::dump(plan.expect("a plan"), &asked, &to, Arc::new(asof_engine::progress::Silent)).await;
+            if let Err(error) = made {
+                assert!(chain(&error).contains("No space left"), "at {point}: {}", chain(&error));
+                assert_eq!(disk::names(&volume.path()), Vec::<String>::new(), "at {point}");
+            } else if let Destination::File(path) = &to {
+                let origin = stage.file(path).await.expect("it is whole");
+                drop(origin);
+                remove(&volume.path());
+            }
+        }
+    }
+    disk::leave(&volume.path(), 30 << 20);
+    // What the journal says exists can be read.
+    let journal = shelf.journal().await.expect("the journal is read");
+    for state in journal.state().existing() {
+        logical::Origin::stored(&shelf, &state.backup).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test makes room again")]
+fn remove(volume: &Path) {
+    for name in disk::names(volume) {
+        std::fs::remove_file(volume.join(name)).expect("removed");
+    }
+}
+
+/// A repository on another disk, that knows the server.
+async fn shelf_on(stage: &Stage, disk: &Path) -> Shelf {
+    let world = &stage.protected.world;
+    let store = Arc::new(LocalStore::new(world.clone(), disk.join("repository")));
+    let (mut repository, _) = root::init(world, store, false).await.expect("the repository is made");
+    let source = files_of(world, stage.server()).source;
+    let (_, control) = asof_engine::server::read_control(world, source.as_ref()).await.expect("pg_control is read");
+    let facts = asof_engine::server::facts(&control);
+    let (lineage, _) = repository.register("prod", facts, None).await.expect("the lineage is registered");
+    Shelf::new(&repository, lineage)
+}
+
+/// Ends every session of a client program when that many events of progress have come.
+struct Breaking {
+    left: AtomicU32,
+    server: Mutex<Option<Killer>>,
+}
+
+struct Killer {
+    psql: std::process::Command,
+}
+
+impl Breaking {
+    fn after(events: u32, server: &Server, application: &str) -> Self {
+        let mut psql = server.tool("psql");
+        let sql = format!(
+            "select pg_terminate_backend(pid) from pg_stat_activity where application_name = '{application}' and pid <> pg_backend_pid()"
+        );
+        psql.args(["-X", "-q", "-A", "-t", "-c", &sql]).stdout(std::process::Stdio::null());
+        Self { left: AtomicU32::new(events), server: Mutex::new(Some(Killer { psql })) }
+    }
+}
+
+impl Observer for Breaking {
+    fn event(&self, event: Event) {
+        if !matches!(event, Event::Advance(_) | Event::Phase(_)) || self.left.fetch_sub(1, Ordering::Relaxed) != 0 {
+            return;
+        }
+        if let Some(mut killer) = self.server.lock().expect("no holder panics").take() {
+            assert!(killer.psql.status().expect("psql runs").success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_anywhere_leaves_no_dump_and_no_database() {
+    let stage = stage().await;
+    let world = stage.protected.world.clone();
+    stage.stored("shop", "whole").await;
+    let (mut broken_dumps, mut broken_loads) = (0, 0);
+    for point in 0..POINTS {
+        let plan = Plan::make(&world, &stage.clients, &in_database(stage.server(), "shop")).await.expect("a plan");
+        let name = format!("at {point}");
+        let breaking = Arc::new(Breaking::after(point, stage.server(), "asof-dump"));
+        let made = logical::dump(plan, &request(&name), &stage.repository(), breaking).await;
+        let exists = stage.backups().await.iter().any(|backup| backup.name == name);
+        assert_eq!(made.is_ok(), exists, "at {point}");
+        broken_dumps += u32::from(made.is_err());
+
+        let clients = crate::stage::clients(&world, stage.server()).await;
+        let server = link(stage.server());
+        let plan = LoadPlan::make(&world, &clients, stage.origin("whole").await, &server, into_new("half")).await;
+        let breaking = Breaking::after(point, stage.server(), "asof-load");
+        let loaded = logical::load(&plan.expect("a plan"), Box::pin(std::future::pending()), &breaking).await;
+        let expected: &[&str] = if loaded.is_ok() { &["half", "shop"] } else { &["shop"] };
+        assert_eq!(databases(stage.server()), expected, "at {point}: {:?}", loaded.err().map(|error| chain(&error)));
+        broken_loads += u32::from(expected.len() == 1);
+        stage.server().psql("drop database if exists half");
+    }
+    assert!(broken_dumps >= 2 && broken_loads >= 3, "{broken_dumps} dumps and {broken_loads} loads broke");
+}
