@@ -120,4 +120,9 @@ pub(crate) const PLANTS: &[Plant] = &[
         "what the probe found is ignored"),
     plant("f6", "asof-repository", LIB, "hz_f6_a_bit_that_the_compressor_got_wrong_is_never_stored",
         "what was compressed is not compared"),
+    plant("l1", "asof-engine", "logical",
+        "hz_l1_whatever_pg_dump_makes_of_its_exit_status_a_dump_that_is_not_whole_is_none",
+        "what came is not held against the database"),
+    plant("l2", "asof-engine", "logical", "hz_l2_a_load_that_is_interrupted_anywhere_leaves_the_server_as_it_was",
+        "a database has its own name while it is loaded"),
 ];

@@ -38,7 +38,10 @@ pub(super) fn shares<'a>(plan: &'a Plan, request: &DumpRequest) -> Vec<Vec<&'a T
 
 /// The largest tables, dealt to processes so that each has about as much to do; the first process keeps the rest.
 fn dealt(known: &[Table], jobs: usize) -> Vec<Vec<&Table>> {
-    let mut large: Vec<&Table> = known.iter().filter(|table| table.all_bytes >= WORTH && !table.unlogged).collect();
+    // A name that is not UTF-8 cannot be said.
+    let can_be_named = |table: &&Table| !table.quoted().contains(char::REPLACEMENT_CHARACTER);
+    let worth = |table: &&Table| table.all_bytes >= WORTH && !table.unlogged;
+    let mut large: Vec<&Table> = known.iter().filter(worth).filter(can_be_named).collect();
     large.sort_by_key(|table| (std::cmp::Reverse(table.all_bytes), table.oid));
     large.truncate(MOST_TABLES);
     let taken: u64 = large.iter().map(|table| table.all_bytes).sum();

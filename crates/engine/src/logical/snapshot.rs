@@ -52,6 +52,10 @@ impl Snapshot {
     /// Takes a snapshot.
     pub(crate) async fn take(server: &Server) -> Result<Self> {
         let mut connection = server.connect().await?;
+        if connection.parameter("server_encoding") == Some("SQL_ASCII") {
+            // Names in it are bytes of no encoding.
+            connection.execute("SET client_encoding = 'SQL_ASCII'").await?;
+        }
         let sql = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_export_snapshot(), \
                    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
         let row = connection.query_one(sql).await?;

@@ -1,12 +1,15 @@
 //! Dumps of everything, there and back.
 
-use asof_engine::logical::{self, Destination, DumpRequest, Format, LoadRequest, Outside};
+use std::sync::Arc;
+
+use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadRequest, Outside, Plan};
 use asof_engine::progress::Silent;
-use asof_testkit::{assert_same_dump, fill_universe, majors};
+use asof_postgres::conninfo::{Config, Environment};
+use asof_testkit::{Options, assert_same_dump, digests, fill_small, fill_universe, majors};
 use asof_world::Timestamp;
 
-use crate::stage::{Stage, databases, into_new, request, text_by, text_of};
-use crate::support::chain;
+use crate::stage::{Stage, databases, in_database, into_new, request, text_by, text_of};
+use crate::support::{chain, standby};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_object_comes_back_from_the_repository() {
@@ -106,5 +109,128 @@ async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
             let plain = |database: &str| text_by(stage.server(), database, &[]);
             assert_same_dump(&plain("stock"), &plain("universe"), &format!("stock on {major}"));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dumps_go_to_newer_servers_and_to_older_ones_as_far_as_those_know_what_is_in_them() {
+    let majors = majors();
+    let (oldest, newest) = (majors[0], *majors.last().expect("a run has a major"));
+    let (old, new) = (Stage::new(oldest).await, Stage::new(newest).await);
+    for stage in [&old, &new] {
+        fill_small(stage.server());
+        stage.stored("postgres", "small").await;
+    }
+    // Up, with everything that there is.
+    fill_universe(old.server());
+    old.stored("universe", "all").await;
+    new.server().psql("create role reader; create role \"Weird \"\"Role\"\"\"");
+    let loaded = new.load(old.origin("all").await, new.server(), into_new("up")).await;
+    loaded.unwrap_or_else(|error| panic!("{oldest} to {newest}: {}", chain(&error)));
+    assert_eq!(new.server().psql_in("up", "select count(*) from part"), "100");
+    // Down: what programs of 17 and newer say to every server, an older one does not understand.
+    let loaded = old.load(new.origin("small").await, old.server(), into_new("down")).await;
+    loaded.unwrap_or_else(|error| panic!("{newest} to {oldest}: {}", chain(&error)));
+    let expected = digests(new.server(), "postgres");
+    assert_eq!(digests(old.server(), "down"), expected);
+    assert_eq!(digests(old.server(), "postgres"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_newer_than_every_client_is_named_before_anything_starts() {
+    let newest = *majors().last().expect("a run has a major");
+    let stage = Stage::new(newest).await;
+    let none = Clients::find(&stage.protected.world, Some(stage.protected.work.path()), None).await;
+    let refused = Plan::make(&stage.protected.world, &none, &in_database(stage.server(), "postgres")).await;
+    let said = refused.err().map(|error| chain(&error)).expect("is refused");
+    assert!(
+        said.contains(&format!("no pg_dump for PostgreSQL {newest} was found")) && said.contains("apt install"),
+        "{said}"
+    );
+    assert!(stage.backups().await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_or_a_database_that_is_not_there_is_said_plainly() {
+    let hba = vec!["host all all 127.0.0.1/32 scram-sha-256".to_owned()];
+    let stage = Stage::with(majors()[0], &Options { hba, ..Options::default() }).await;
+    stage.server().psql("set password_encryption = 'scram-sha-256'; alter role postgres password 'right'");
+    let refused = async |password: &str, database: &str| {
+        let text = format!("{} password={password}", stage.server().conninfo_tcp());
+        let environment = Environment::empty(1_800_000_000);
+        let mut config = Config::parse(&text, &environment).expect("valid");
+        config.dbname = database.to_owned();
+        let server = asof_engine::server::Server { config, environment };
+        Plan::make(&stage.protected.world, &stage.clients, &server).await.err().map(|error| chain(&error))
+    };
+    let said = refused("wrong", "postgres").await.expect("is refused");
+    assert!(said.contains("password authentication failed"), "{said}");
+    let said = refused("right", "nowhere").await.expect("is refused");
+    assert!(said.contains("database \"nowhere\" does not exist"), "{said}");
+    assert_eq!(refused("right", "postgres").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_reaches_the_programs_and_stands_in_no_argument() {
+    let hba = vec!["host all all 127.0.0.1/32 scram-sha-256".to_owned()];
+    let stage = Stage::with(majors()[0], &Options { hba, ..Options::default() }).await;
+    stage.server().psql("set password_encryption = 'scram-sha-256'; alter role postgres password 'se cret'");
+    fill_small(stage.server());
+    let text = format!("{} password='se cret'", stage.server().conninfo_tcp());
+    let environment = Environment::empty(1_800_000_000);
+    let config = Config::parse(&text, &environment).expect("valid");
+    let server = asof_engine::server::Server { config, environment };
+    let plan = Plan::make(&stage.protected.world, &stage.clients, &server).await.expect("a plan");
+    let asked = DumpRequest { globals: true, ..request("by tcp") };
+    logical::dump(plan, &asked, &stage.repository(), Arc::new(Silent))
+        .await
+        .unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let arguments = format!("{:?}", server.config);
+    assert!(!arguments.contains("se cret"), "{arguments}");
+    assert!(!server.config.for_programs(&server.config.hosts[0]).contains("se cret"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_of_other_encodings_come_back_byte_for_byte() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        let server = stage.server();
+        for encoding in ["LATIN1", "SQL_ASCII", "EUC_JP"] {
+            let name = encoding.to_lowercase();
+            server.psql(&format!("create database {name} encoding '{encoding}' locale 'C' template template0"));
+        }
+        server.psql_in("latin1", "set client_encoding = 'UTF8'; create table \"nä\" (\"ö\" text default 'ü'); insert into \"nä\" values ('ß'), (null); comment on table \"nä\" is 'é'");
+        server.psql_in(
+            "euc_jp",
+            "set client_encoding = 'UTF8'; create table \"表\" (\"列\" text); insert into \"表\" values ('値')",
+        );
+        let bytes = "do $$ begin execute 'create table \"x' || chr(255) || chr(200) || '\" as select chr(254) || ''y'' as a'; end $$";
+        server.psql_in("sql_ascii", bytes);
+        for database in ["latin1", "euc_jp", "sql_ascii"] {
+            stage.stored(database, database).await;
+            let copy = format!("{database}_copy");
+            stage.load_new(stage.origin(database).await, &copy).await;
+            let (found, expected) = (text_of(server, &copy), text_of(server, database));
+            assert_same_dump(&found, &expected, &format!("{database} on {major}"));
+        }
+        assert_eq!(server.psql("select count(distinct encoding) from pg_database where datname ~ '_copy'"), "3");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_is_dumped_like_its_primary_but_for_unlogged_rows() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        fill_small(stage.server());
+        let standby = standby(&stage.protected).await;
+        let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(&standby, "postgres")).await;
+        let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let asked = DumpRequest { jobs: 2, ..request("of the standby") };
+        let made = logical::dump(plan, &asked, &stage.repository(), Arc::new(Silent)).await;
+        let made = made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert!(made.details.standby);
+        assert_eq!(made.details.incomplete, ["no rows of unlogged tables, which a standby does not have"]);
+        stage.load_new(stage.origin("of the standby").await, "copy").await;
+        assert_eq!(digests(stage.server(), "copy"), digests(stage.server(), "postgres"), "on {major}");
     }
 }

@@ -184,7 +184,7 @@ impl Observer for After {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_that_is_interrupted_anywhere_leaves_the_server_as_it_was() {
+async fn hz_l2_a_load_that_is_interrupted_anywhere_leaves_the_server_as_it_was() {
     let stage = shop(majors()[0]).await;
     stage.stored("shop", "all").await;
     let clients = crate::stage::clients(&stage.protected.world, stage.server()).await;
