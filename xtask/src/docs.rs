@@ -1,4 +1,5 @@
-//! The table "what works today", rendered from `docs/requirements.toml` into `README.md`.
+//! The table "what works today", rendered from `docs/requirements.toml` into `README.md`, and the one of `docs/runbook.md`: what
+//! runbooks do by hand, and what does it here.
 //!
 //! The list holds one line per requirement that a test covers, with the test's name. The tidy test refuses a name that
 //! is no test and a table that is not current, so the README cannot promise what nothing proves.
@@ -12,22 +13,30 @@ pub(crate) struct Covered {
     pub(crate) id: String,
     pub(crate) says: String,
     pub(crate) test: String,
+    /// What a runbook does by hand; such a line stands in the table of runbooks instead.
+    pub(crate) original: String,
 }
 
 const BEGIN: &str = "<!-- covered -->";
 const END: &str = "<!-- /covered -->";
 
-/// Writes the table into the README.
+/// The documents with a table.
+pub(crate) const TABLES: [&str; 2] = ["README.md", "docs/runbook.md"];
+
+/// Writes the tables.
 pub(crate) fn write() -> Outcome {
-    let readme = place::workspace().join("README.md");
-    let text = fs::read_to_string(&readme).map_err(|error| format!("README.md: {error}"))?;
-    let wanted = with_table(&text, &covered()?)?;
-    if wanted == text {
-        println!("README.md is current");
-        return Ok(());
+    let covered = covered()?;
+    for name in TABLES {
+        let path = place::workspace().join(name);
+        let text = fs::read_to_string(&path).map_err(|error| format!("{name}: {error}"))?;
+        let wanted = with_table(name, &text, &covered)?;
+        if wanted == text {
+            println!("{name} is current");
+            continue;
+        }
+        fs::write(&path, wanted).map_err(|error| format!("{name}: {error}"))?;
+        println!("{name} has a new table");
     }
-    fs::write(&readme, wanted).map_err(|error| format!("README.md: {error}"))?;
-    println!("README.md has a new table of what works");
     Ok(())
 }
 
@@ -38,14 +47,21 @@ pub(crate) fn covered() -> Result<Vec<Covered>, String> {
 }
 
 /// Replaces what stands between the markers.
-pub(crate) fn with_table(text: &str, covered: &[Covered]) -> Result<String, String> {
-    let missing = || format!("README.md has no {BEGIN} … {END} for the table");
+pub(crate) fn with_table(name: &str, text: &str, covered: &[Covered]) -> Result<String, String> {
+    let missing = || format!("{name} has no {BEGIN} … {END} for the table");
     let (before, rest) = text.split_once(BEGIN).ok_or_else(missing)?;
     let (_, after) = rest.split_once(END).ok_or_else(missing)?;
-    Ok(format!("{before}{BEGIN}\n{}{END}{after}", table(covered)))
+    let (originals, promises): (Vec<&Covered>, Vec<&Covered>) = covered.iter().partition(|it| !it.original.is_empty());
+    let table = if name == TABLES[0] { table(&promises) } else { originals_table(&originals) };
+    Ok(format!("{before}{BEGIN}\n{table}{END}{after}"))
 }
 
-fn table(covered: &[Covered]) -> String {
+fn originals_table(covered: &[&Covered]) -> String {
+    let rows = covered.iter().map(|it| format!("| {} | {} | {} | `{}` |\n", it.id, it.original, it.says, it.test));
+    format!("| id | in a runbook | here | proven by |\n|---|---|---|---|\n{}", rows.collect::<String>())
+}
+
+fn table(covered: &[&Covered]) -> String {
     if covered.is_empty() {
         return "Nothing is covered by a test yet.\n".to_owned();
     }
@@ -83,6 +99,7 @@ fn set(entry: Option<&mut Covered>, pair: &str) -> Outcome {
         "id" => entry.id = value.to_owned(),
         "says" => entry.says = value.to_owned(),
         "test" => entry.test = value.to_owned(),
+        "original" => entry.original = value.to_owned(),
         other => return Err(format!("unknown key `{other}`")),
     }
     Ok(())
@@ -98,10 +115,10 @@ mod tests {
     fn the_table_stands_between_the_markers_and_stays_the_same() {
         let list = parse(ONE).unwrap();
         let readme = format!("# Asof\n{BEGIN}old{END}\nend\n");
-        let written = with_table(&readme, &list).unwrap();
+        let written = with_table("README.md", &readme, &list).unwrap();
         assert!(written.contains("| W1 | it backs up | `it_backs_up` |\n<!-- /covered -->\nend\n"), "{written}");
-        assert_eq!(with_table(&written, &list).unwrap(), written);
-        assert!(with_table("# Asof\n", &list).is_err());
+        assert_eq!(with_table("README.md", &written, &list).unwrap(), written);
+        assert!(with_table("README.md", "# Asof\n", &list).is_err());
     }
 
     #[test]
