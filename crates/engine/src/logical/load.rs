@@ -256,6 +256,7 @@ async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Obse
     let mut connection = server.connect().await?;
     let link = Link::of(&server, &connection)?;
     observer.event(Event::Phase("loading"));
+    plan.origin.len().await?.into_iter().for_each(|len| observer.event(Event::Expect(len)));
     let done = match &plan.chosen {
         Some(chosen) => tables::load(plan, &link, chosen, &mut connection, observer).await?,
         None => everything(plan, &link, at_once, observer).await?,
@@ -404,6 +405,7 @@ async fn feed_from(
     let mut total = 0;
     while let Some(bytes) = piece {
         let len = bytes.len() as u64;
+        stream.news().into_iter().for_each(|table| observer.event(Event::At(table)));
         look(&bytes)?;
         let (next, taken) = join(stream.next(), input.write(bytes)).await;
         if !taken? {

@@ -226,6 +226,19 @@ impl Origin {
         version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     }
 
+    /// How many bytes there are to read, as far as that is known before.
+    pub(super) async fn len(&self) -> Result<Option<u64>> {
+        match &self.place {
+            Place::Stored(dump) => Ok(Some(dump.list().await?.iter().map(|(_, len)| len).sum())),
+            Place::File { path, recipe } if !recipe.is_wrapped() => {
+                let (files, looked_at) = (self.world.files.clone(), path.clone());
+                let found = self.world.blocking(move || files.attributes(&looked_at)).await;
+                Ok(Some(found.map_err(Error::files("look at", path))?.len))
+            }
+            Place::File { .. } | Place::Directory(_) => Ok(None),
+        }
+    }
+
     /// The whole dump as one stream of bytes, as `pg_restore` or `psql` reads it; a directory has none.
     pub(super) async fn stream(&self) -> Result<Stream> {
         let parts = match &self.place {
@@ -246,7 +259,7 @@ impl Origin {
                 return Err(Error::refused(what, "pg_restore reads it by itself"));
             }
         };
-        Ok(Stream { world: self.world.clone(), parts, current: None })
+        Ok(Stream { world: self.world.clone(), parts, current: None, news: None })
     }
 }
 
@@ -258,6 +271,7 @@ impl Origin {
             world: self.world.clone(),
             parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
             current: None,
+            news: None,
         }
     }
 
@@ -268,6 +282,7 @@ impl Origin {
             world: self.world.clone(),
             parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
             current: None,
+            news: None,
         }
     }
 }
@@ -302,12 +317,16 @@ async fn recipe(world: &World, path: &Path, secret: Option<&Secret>) -> Result<R
 enum Part {
     Bytes(Bytes),
     File(String),
+    /// The data of an entry, by its file, and what it is for people.
+    Data(String, String),
 }
 
 /// The archive that was taken apart, last part first; `head` is its table of contents.
 fn archive(toc: &Toc, head: Part) -> Vec<Part> {
     let data = with_data(toc);
-    let data = data.flat_map(|entry| [Part::Bytes(block_header(entry).to_vec().into()), Part::File(file_of(entry))]);
+    let data = data.flat_map(|entry| {
+        [Part::Bytes(block_header(entry).to_vec().into()), Part::Data(file_of(entry), entry.tag.to_lossy())]
+    });
     let mut parts: Vec<Part> = std::iter::once(head).chain(data).collect();
     parts.reverse();
     parts
@@ -318,6 +337,8 @@ pub(super) struct Stream {
     world: World,
     parts: Parts,
     current: Option<StoredFile>,
+    /// What has begun since somebody asked.
+    news: Option<String>,
 }
 
 enum Parts {
@@ -326,6 +347,11 @@ enum Parts {
 }
 
 impl Stream {
+    /// The table whose data has begun, once.
+    pub(super) fn news(&mut self) -> Option<String> {
+        self.news.take()
+    }
+
     /// The next bytes; `None` at the end, when everything was complete.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
         match &self.parts {
@@ -347,6 +373,10 @@ impl Stream {
                 None => return Ok(None),
                 Some(Part::Bytes(bytes)) => return Ok(Some(bytes)),
                 Some(Part::File(path)) => self.current = Some(dump.file(&path).await?),
+                Some(Part::Data(path, name)) => {
+                    self.current = Some(dump.file(&path).await?);
+                    self.news = Some(name);
+                }
             }
         }
     }

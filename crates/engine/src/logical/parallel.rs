@@ -17,7 +17,7 @@ use super::shelve::Shelving;
 use super::snapshot::Table;
 use super::watched::Stored;
 use crate::error::{Error, Result};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 
 /// Tables that are smaller are not worth another process.
 const WORTH: u64 = 8 << 20;
@@ -95,7 +95,12 @@ async fn archive(
     arguments.extend(["--format=custom", "--compress=0"].map(OsString::from));
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
     let mut stored = Stored::new(&plan.world, shelving);
-    let pumped = pump(&mut running.output, observer, async |piece| stored.take(piece).await).await;
+    let pumped = pump(&mut running.output, observer, async |piece| {
+        let piece = stored.take(piece).await?;
+        stored.news().into_iter().for_each(|table| observer.event(Event::At(table)));
+        Ok(piece)
+    });
+    let pumped = pumped.await;
     let (bytes, remarks) = ended(running, pumped).await?;
     Ok(Archive { stored, bytes, remarks })
 }

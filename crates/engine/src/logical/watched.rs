@@ -102,8 +102,9 @@ pub(crate) struct Stored {
     pub(crate) shelving: Shelving,
     /// The bytes of the table of contents.
     pub(crate) toc: Vec<u8>,
-    /// The files of the data, by entry.
-    files: HashMap<i32, String>,
+    /// The files of the data, by entry, and what they are for people.
+    files: HashMap<i32, (String, String)>,
+    news: Option<String>,
     state: State,
 }
 
@@ -117,7 +118,12 @@ enum State {
 impl Stored {
     pub(crate) fn new(world: &World, shelving: Shelving) -> Self {
         let watched = Watched::new(world, Depth::Content);
-        Self { watched, shelving, toc: Vec::new(), files: HashMap::new(), state: State::InToc }
+        Self { watched, shelving, toc: Vec::new(), files: HashMap::new(), news: None, state: State::InToc }
+    }
+
+    /// The table whose data has begun, once.
+    pub(crate) fn news(&mut self) -> Option<String> {
+        self.news.take()
     }
 
     /// Looks at the next bytes and stores them. Gives them back.
@@ -133,11 +139,14 @@ impl Stored {
             match mark {
                 Mark::TocEnds(_) => {
                     let toc = self.watched.toc().expect("it is complete");
-                    self.files = with_data(toc).map(|entry| (entry.dump_id, file_of(entry))).collect();
+                    self.files =
+                        with_data(toc).map(|entry| (entry.dump_id, (file_of(entry), entry.tag.to_lossy()))).collect();
                     self.state = State::Between;
                 }
                 Mark::DataBegins(entry, _) => {
-                    self.shelving.begin(&self.files[&entry]);
+                    let (file, name) = &self.files[&entry];
+                    self.shelving.begin(file);
+                    self.news = Some(name.clone());
                     self.state = State::InFile;
                 }
                 Mark::DataEnds(_) => {
