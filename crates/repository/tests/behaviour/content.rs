@@ -270,7 +270,7 @@ async fn an_object_of_another_revision_or_with_an_unknown_feature_asks_for_anoth
     let object = write_history(&home.world, &repository.keyring, LINEAGE, 2, b"1\t0/5000000\tno reason\n");
     // Prologue; then the header, which begins behind it because nothing else stands before.
     for (at, says) in
-        [(4, "format 1.2"), (5, "format 0.0"), (8 + 5, "format 0.0"), (8 + 10, "feature"), (8 + 12, "feature")]
+        [(4, "format 1.3"), (5, "format 0.1"), (8 + 5, "format 0.1"), (8 + 10, "feature"), (8 + 12, "feature")]
     {
         let mut bytes = object.body.as_slice().to_vec();
         bytes[at] ^= if at == 4 { 1 } else { 2 };
