@@ -10,6 +10,9 @@ use crate::journal::{Context, State};
 use crate::keyring::Role;
 use crate::serial;
 
+/// The longest report of a drill, as JSON: every reader of the journal reads it.
+pub const REPORT_LEN: usize = 64 << 10;
+
 /// An entry of a lineage's journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -79,6 +82,32 @@ pub enum Entry {
         backup: Id,
         /// Why.
         reason: String,
+    },
+    /// Every stored byte of the backup was read and decoded.
+    Verified {
+        /// The backup.
+        #[serde(with = "serial::id")]
+        backup: Id,
+        /// Whether it is whole.
+        ok: bool,
+        /// What was read, or what is damaged and where.
+        what: String,
+        /// How long it took, in milliseconds.
+        elapsed_ms: u64,
+    },
+    /// The backup was brought back into a throw-away server and looked at.
+    Drilled {
+        /// The backup.
+        #[serde(with = "serial::id")]
+        backup: Id,
+        /// Whether everything passed.
+        ok: bool,
+        /// What was done and found; opaque here, and no longer than [`REPORT_LEN`].
+        report: Value,
+        /// How long it took, in milliseconds.
+        elapsed_ms: u64,
+        /// The major of the server.
+        loaded_into: u32,
     },
     /// WAL is stored without a hole from here on, until another such entry or a gap.
     WalStarted {
@@ -247,8 +276,57 @@ pub struct BackupState {
     pub hold: Option<String>,
     /// Why it was deleted.
     pub deleted: Option<String>,
+    /// The last verification.
+    pub verified: Option<Verified>,
+    /// The last drill.
+    pub drilled: Option<Drilled>,
     /// When the commit was written.
     pub committed: Timestamp,
+}
+
+impl BackupState {
+    /// A backup about which nothing was decided yet.
+    #[must_use]
+    pub fn new(backup: Backup, committed: Timestamp) -> Self {
+        let tags = backup.tags.clone();
+        Self { backup, tags, hold: None, deleted: None, verified: None, drilled: None, committed }
+    }
+}
+
+/// A verification that was recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    /// Whether the backup was whole.
+    pub ok: bool,
+    /// What was read, or what is damaged and where.
+    pub what: String,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// When it was recorded.
+    #[serde(skip)]
+    pub at: Timestamp,
+    /// When one last succeeded: before `at` when this one failed.
+    #[serde(skip)]
+    pub last_ok: Option<Timestamp>,
+}
+
+/// A drill that was recorded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Drilled {
+    /// Whether everything passed.
+    pub ok: bool,
+    /// What was done and found; opaque here.
+    pub report: Value,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The major of the server.
+    pub loaded_into: u32,
+    /// When it was recorded.
+    #[serde(skip)]
+    pub at: Timestamp,
+    /// When one last succeeded: before `at` when this one failed.
+    #[serde(skip)]
+    pub last_ok: Option<Timestamp>,
 }
 
 /// A stretch of stored WAL, as far as the journal knows.
@@ -383,6 +461,11 @@ impl State for Lineage {
             Entry::Tagged { backup, .. } | Entry::Held { backup, .. } | Entry::Released { backup } => {
                 self.existing_backup(*backup).map(|_| ())
             }
+            Entry::Verified { backup, .. } => self.existing_backup(*backup).map(|_| ()),
+            Entry::Drilled { backup, report, .. } => match report.to_string().len() {
+                0..=REPORT_LEN => self.existing_backup(*backup).map(|_| ()),
+                len => Err(format!("a report of {len} bytes is longer than {REPORT_LEN}")),
+            },
             Entry::BackupDeleted { backup, .. } => match &self.existing_backup(*backup)?.hold {
                 Some(reason) => Err(format!("backup {backup} is held: {reason}")),
                 None => Ok(()),
@@ -416,6 +499,18 @@ impl State for Lineage {
             Entry::Held { backup, reason } => self.backup(backup).hold = Some(reason),
             Entry::Released { backup } => self.backup(backup).hold = None,
             Entry::BackupDeleted { backup, reason } => self.backup(backup).deleted = Some(reason),
+            Entry::Verified { backup, ok, what, elapsed_ms } => {
+                let state = self.backup(backup);
+                let earlier = state.verified.take().and_then(|earlier| earlier.last_ok);
+                let last_ok = if ok { Some(context.time) } else { earlier };
+                state.verified = Some(Verified { ok, what, elapsed_ms, at: context.time, last_ok });
+            }
+            Entry::Drilled { backup, ok, report, elapsed_ms, loaded_into } => {
+                let state = self.backup(backup);
+                let earlier = state.drilled.take().and_then(|earlier| earlier.last_ok);
+                let last_ok = if ok { Some(context.time) } else { earlier };
+                state.drilled = Some(Drilled { ok, report, elapsed_ms, loaded_into, at: context.time, last_ok });
+            }
             Entry::WalStarted { timeline, start } => self.wal.push(WalEvent::Started { timeline, start }),
             Entry::WalGap { timeline, from, to, .. } => self.wal.push(WalEvent::Gap { timeline, from, to }),
             Entry::TimelineSwitched { from, to, at, durable, commits } => {
@@ -436,8 +531,7 @@ impl Lineage {
 
     fn commit(&mut self, context: &Context, backup: Backup) {
         self.attempt(backup.id).outcome = Outcome::Committed;
-        let tags = backup.tags.clone();
-        let state = BackupState { tags, hold: None, deleted: None, committed: context.time, backup };
+        let state = BackupState::new(backup, context.time);
         self.backups.insert(state.backup.id, state);
     }
 }

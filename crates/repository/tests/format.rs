@@ -159,6 +159,8 @@ async fn write_golden(directory: &Path) {
         Entry::Tagged { backup, tags: BTreeMap::from([("team".to_owned(), "\u{e9}".to_owned())]) },
         Entry::Held { backup, reason: reason() },
         Entry::Released { backup },
+        Entry::Verified { backup, ok: false, what: "frame 3 of pack 0".to_owned(), elapsed_ms: 1234 },
+        Entry::Drilled { backup, ok: true, report: json!({ "steps": [] }), elapsed_ms: 56_789, loaded_into: 18 },
         Entry::AttemptStarted { attempt: Id([4; 16]) },
         Entry::AttemptAborted { attempt: Id([4; 16]), reason: reason() },
         Entry::WalStarted { timeline: 1, start: 0x100_0000 },

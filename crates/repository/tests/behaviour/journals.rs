@@ -7,7 +7,7 @@ use asof_repository::crypto::{Secret, SigningKey};
 use asof_repository::error::Error;
 use asof_repository::journal::Journal;
 use asof_repository::keyring::{Keyring, Role};
-use asof_repository::lineage::{Entry, Lineage, Outcome, Parent, StoredPack, WalEvent};
+use asof_repository::lineage::{Entry, Lineage, Outcome, Parent, REPORT_LEN, StoredPack, WalEvent};
 use asof_repository::names::{JournalOf, Name};
 use asof_repository::object;
 use asof_repository::root::{self, Key, Repository, RepositoryEntry};
@@ -98,6 +98,8 @@ async fn every_kind_of_entry_survives_being_written_and_read() {
         Entry::AttemptStarted { attempt: third },
         Entry::BackupCommitted(Box::new(backup_entry(&written(third), "three"))),
         Entry::BackupDeleted { backup: third, reason: reason() },
+        Entry::Verified { backup: first, ok: true, what: "all of it".to_owned(), elapsed_ms: 7 },
+        Entry::Drilled { backup: first, ok: true, report: json!({ "a": 1 }), elapsed_ms: 8, loaded_into: 15 },
         Entry::WalStarted { timeline: 1, start: 0x100_0000 },
         Entry::WalGap { timeline: 1, from: 0x200_0000, to: u64::MAX, reason: reason() },
         Entry::TimelineSwitched { from: 1, to: 2, at: 7, durable: 9, commits: None },
@@ -220,6 +222,10 @@ async fn an_entry_that_may_not_follow_is_refused_and_where_it_stands_it_is_void(
     check(Entry::BackupDeleted { backup: gone, reason: reason() }, "is deleted").await;
     check(Entry::Held { backup: gone, reason: reason() }, "is deleted").await;
     check(Entry::Tagged { backup: unknown, tags: BTreeMap::new() }, "there is no backup").await;
+    check(Entry::Verified { backup: gone, ok: true, what: String::new(), elapsed_ms: 0 }, "is deleted").await;
+    let drilled = |backup, report| Entry::Drilled { backup, ok: true, report, elapsed_ms: 0, loaded_into: 15 };
+    check(drilled(unknown, json!(null)), "there is no backup").await;
+    check(drilled(held, json!("x".repeat(REPORT_LEN - 1))), "longer than 65536").await;
     check(Entry::WalGap { timeline: 1, from: 5, to: 5, reason: reason() }, "a gap has a length").await;
     check(Entry::Takeover { reason: reason() }, "in force already").await;
 
@@ -232,6 +238,36 @@ async fn an_entry_that_may_not_follow_is_refused_and_where_it_stands_it_is_void(
     let reader = scene.journal().await;
     assert!(reader.voids()[0].reason.contains("is held: audit"), "{:?}", reader.voids());
     assert_eq!(reader.state().existing().len(), 1);
+}
+
+#[tokio::test]
+async fn the_last_proof_of_a_backup_counts_and_a_failure_does_not_hide_when_one_succeeded() {
+    let scene = Scene::new().await;
+    let mut journal = scene.journal().await;
+    let backup = scene.backup(&mut journal, "one").await;
+    let seen = |state: &Lineage| {
+        let state = &state.backups[&backup];
+        let verified = state.verified.as_ref().map(|it| (it.ok, it.at, it.last_ok));
+        (verified, state.drilled.as_ref().map(|it| (it.ok, it.at, it.last_ok)))
+    };
+    assert_eq!(seen(journal.state()), (None, None));
+    let entries = |ok| {
+        let drilled = Entry::Drilled { backup, ok, report: json!({}), elapsed_ms: 1, loaded_into: 18 };
+        [Entry::Verified { backup, ok, what: "x".to_owned(), elapsed_ms: 1 }, drilled]
+    };
+    for entry in entries(true) {
+        journal.append(0, entry).await.unwrap();
+    }
+    let (Some((true, verified, proven)), Some((true, drilled, passed))) = seen(journal.state()) else {
+        panic!("{:?}", journal.state())
+    };
+    assert_eq!((proven, passed), (Some(verified), Some(drilled)));
+    for entry in entries(false) {
+        journal.append(0, entry).await.unwrap();
+    }
+    let (Some(now), Some(then)) = seen(journal.state()) else { panic!("{:?}", journal.state()) };
+    assert_eq!((now.0, now.2, then.0, then.2), (false, Some(verified), false, Some(drilled)));
+    assert_eq!(seen(scene.journal().await.state()), seen(journal.state()));
 }
 
 #[tokio::test]
@@ -373,6 +409,7 @@ async fn a_writer_key_cannot_delete_tag_hold_or_add_keys() {
     scene.repository.keyring = writer.clone();
     let mut host = scene.journal().await;
     host.append(0, Entry::WalStarted { timeline: 1, start: 0 }).await.unwrap();
+    host.append(0, Entry::Verified { backup, ok: false, what: "cut".to_owned(), elapsed_ms: 1 }).await.unwrap();
     let reason = || "ransom".to_owned();
     for entry in [
         Entry::BackupDeleted { backup, reason: reason() },
