@@ -19,6 +19,7 @@ mod log;
 mod places;
 mod process;
 mod ready;
+mod scratch;
 mod user;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub use isolation::{
     Override, PRELOAD_ALLOWED, Places, Preload, Recovery, Situation, TargetAction, isolation, preload_libraries,
 };
 pub use process::{Status, StopMode, status, stop};
+pub use scratch::{Leftover, SCRATCH_ROLE, Scratch, ScratchSpec, leftovers};
 pub use user::ServerUser;
 
 /// A server that is to be run on a data directory that is complete.
