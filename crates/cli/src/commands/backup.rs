@@ -6,7 +6,7 @@ use asof_engine::backup::{self, BackupReport, BackupRequest, default_name};
 use asof_engine::restore::{find, short_id};
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Method};
-use asof_world::Id;
+use asof_world::{Id, Timestamp};
 use serde_json::{Value, json};
 
 use crate::args::{BackupCommand, BackupCreate, OneBackup, OneInstance};
@@ -104,13 +104,7 @@ fn print_report(report: &BackupReport) {
 }
 
 fn report_json(report: &BackupReport) -> Value {
-    let state = BackupState {
-        backup: report.backup.clone(),
-        tags: report.backup.tags.clone(),
-        hold: None,
-        deleted: None,
-        committed: asof_world::Timestamp(report.backup.stopped),
-    };
+    let state = BackupState::new(report.backup.clone(), Timestamp(report.backup.stopped));
     let mut value = backup_json(&state);
     value["elapsed_seconds"] = json!(report.elapsed.as_secs_f64());
     value["parent"] = json!(report.parent);
@@ -134,8 +128,27 @@ pub(crate) fn backup_json(state: &BackupState) -> Value {
         "tainted": backup.tainted,
         "tags": state.tags,
         "hold": state.hold,
+        "verified": state.verified.as_ref().map(|it| proven_json(json!(it), it.at, it.last_ok)),
+        "drilled": state.drilled.as_ref().map(|it| proven_json(json!(it), it.at, it.last_ok)),
         "details": backup.details,
     })
+}
+
+/// A verification or a drill with its times.
+fn proven_json(mut value: Value, at: Timestamp, last_ok: Option<Timestamp>) -> Value {
+    value["at"] = json!(exact(at.0));
+    value["last_ok"] = json!(last_ok.map(|at| exact(at.0)));
+    value
+}
+
+/// When a verification or a drill was, and how it went: `drilled 2026-11-20 ok`. A failure does not hide an earlier success.
+fn proven(what: &str, ok: bool, at: Timestamp, last_ok: Option<Timestamp>) -> String {
+    let day = |at: Timestamp| time(at.0).chars().take(10).collect::<String>();
+    match (ok, last_ok) {
+        (true, _) => format!("{what} {} ok", day(at)),
+        (false, None) => format!("{what} {} FAILED", day(at)),
+        (false, Some(earlier)) => format!("{what} {} FAILED (ok {})", day(at), day(earlier)),
+    }
 }
 
 async fn list(context: &Context, args: OneInstance) -> Result<()> {
@@ -156,6 +169,8 @@ async fn list(context: &Context, args: OneInstance) -> Result<()> {
         };
         let mut notes: Vec<String> = state.tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
         notes.extend(state.hold.as_ref().map(|reason| format!("held: {reason}")));
+        notes.extend(state.verified.as_ref().map(|it| proven("verified", it.ok, it.at, it.last_ok)));
+        notes.extend(state.drilled.as_ref().map(|it| proven("drilled", it.ok, it.at, it.last_ok)));
         notes.extend(is_incomplete(backup).then(|| "INCOMPLETE".to_owned()));
         notes.extend((!backup.tainted.is_empty()).then(|| "TAINTED".to_owned()));
         vec![

@@ -200,13 +200,7 @@ fn print_report(report: &DumpReport) {
 fn report_json(report: &DumpReport) -> Value {
     let mut value = match &report.backup {
         None => json!({ "details": report.details }),
-        Some(backup) => backup_json(&BackupState {
-            backup: backup.clone(),
-            tags: backup.tags.clone(),
-            hold: None,
-            deleted: None,
-            committed: asof_world::Timestamp(backup.stopped),
-        }),
+        Some(backup) => backup_json(&BackupState::new(backup.clone(), asof_world::Timestamp(backup.stopped))),
     };
     value["files"] = json!(report.files);
     value["tables"] = json!(report.tables);
