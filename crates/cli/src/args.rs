@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Load(Load),
     /// Write a logical backup as a stock file, outside of the repository and not encrypted.
     Export(Export),
+    /// Read and decode every byte of a dump: `pg_restore --list` and its like read only the table of contents.
+    Verify(Verify),
     /// Show how well each instance is protected.
     Status(OneInstance),
     /// Compare two databases: descriptions, rows, sequences, large objects. Nothing is written.
@@ -598,6 +600,22 @@ pub(crate) struct Compare {
     /// Compare rows, sequences and large objects only.
     #[arg(long)]
     pub(crate) data_only: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Verify {
+    /// A logical backup (name or id), or the path of a dump.
+    #[arg(long, value_name = "DUMP|PATH")]
+    pub(crate) dump: String,
+    /// The instance that has the backup; may be left out when there is only one.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
+    /// A file with the password of a dump that openssl enc encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -10,6 +10,8 @@ pub(crate) mod init;
 pub(crate) mod instance;
 pub(crate) mod key;
 pub(crate) mod load;
+pub(crate) mod origin;
 pub(crate) mod restore;
 pub(crate) mod status;
+pub(crate) mod verify;
 pub(crate) mod wal;

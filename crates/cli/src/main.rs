@@ -55,6 +55,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Dump(args) => commands::dump::run(&context, args).await,
         Command::Load(args) => commands::load::run(&context, args).await,
         Command::Export(args) => commands::export::run(&context, args).await,
+        Command::Verify(args) => commands::verify::run(&context, args).await,
         Command::Status(args) => commands::status::run(&context, args).await,
         Command::Compare(args) => commands::compare::run(&context, args).await,
         Command::Key(command) => commands::key::run(&context, command).await,

@@ -1,23 +1,22 @@
 //! `asof load`: a dump into a running instance.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use asof_engine::logical::{
     self, Clients, Conflict, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Origin,
     Plan, Policy, Selection,
 };
-use asof_engine::restore::find;
 use asof_engine::server::Server;
 use asof_engine::time::compact;
-use asof_postgres::conninfo::Secret;
 use asof_repository::lineage::BackupKind;
 use serde_json::json;
 
 use crate::args::{Load, OnConflict};
 use crate::commands::dump::{clients, interrupted, interruptible};
 use crate::commands::instance::confirmed;
-use crate::context::{Context, Instance, on_a_terminal, read_secret};
+use crate::commands::origin::{Named, named};
+use crate::context::{Context, Instance};
 use crate::failure::{Failure, Result};
 use crate::show::{self, bytes, duration};
 
@@ -91,34 +90,12 @@ fn request(args: &Load, database: &str) -> LoadRequest {
     }
 }
 
-/// The dump: a file of this name, else a backup.
+/// The dump, and the instance whose backup it is.
 async fn origin(context: &Context, args: &Load) -> Result<(Origin, Option<Instance>)> {
-    let path = PathBuf::from(&args.dump);
-    if path.exists() {
-        let origin = Origin::file(&context.world, &path, password(context, args, &path).await?.as_ref()).await?;
-        return Ok((origin, None));
+    match named(context, &args.dump, args.instance.as_deref(), args.password_file.as_deref()).await? {
+        Named::File(origin) => Ok((*origin, None)),
+        Named::Stored { instance, backup } => Ok((Origin::stored(&instance.shelf, &backup).await?, Some(instance))),
     }
-    if args.dump.contains('/') {
-        let what = format!("there is no file {}", args.dump);
-        return Err(Failure::refused(what, "name a dump that is there, or a backup of the repository"));
-    }
-    let instance = context.instance(args.instance.as_deref()).await?;
-    let journal = instance.shelf.journal().await?;
-    let backup = find(&journal.state().existing(), &args.dump)?.backup.clone();
-    Ok((Origin::stored(&instance.shelf, &backup).await?, Some(instance)))
-}
-
-/// The password of a file that `openssl enc` encrypted: from its file, or asked for.
-async fn password(context: &Context, args: &Load, path: &Path) -> Result<Option<Secret>> {
-    if let Some(file) = &args.password_file {
-        let text = read_secret("password file", file, "write the password into it, and chmod 600")?;
-        return Ok(Some(Secret::new(text.trim_end_matches(['\r', '\n']))));
-    }
-    if !Origin::is_encrypted(&context.world, path).await? || !on_a_terminal() {
-        return Ok(None);
-    }
-    let password = rpassword::prompt_password(format!("Password of {}: ", path.display()));
-    Ok(Some(Secret::new(password.map_err(Failure::file("read", "the terminal"))?)))
 }
 
 async fn target(context: &Context, args: &Load, of_backup: Option<&Instance>) -> Result<Target> {

@@ -74,6 +74,11 @@ impl Recipe {
         !self.is_wrapped() && self.inner == Kind::Custom
     }
 
+    /// Whether a layer compresses, and so has checksums of its own.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.kinds.iter().any(|kind| matches!(kind, Kind::Gzip | Kind::Zstd | Kind::Lz4))
+    }
+
     /// Whether it was encrypted, without proof that nobody changed it.
     pub(super) fn is_encrypted(&self) -> bool {
         self.kinds.contains(&Kind::OpensslSalted)

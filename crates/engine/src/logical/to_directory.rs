@@ -63,14 +63,16 @@ fn lengths(files: &dyn Files, directory: &Path) -> u64 {
     names.iter().filter_map(|entry| Some(files.attributes(&directory.join(&entry.name)).ok()?.len)).sum()
 }
 
-struct ReadBack {
-    contents: Contents,
-    bytes: u64,
-    digests: Vec<(String, String)>,
+/// What the files of a directory turned out to be.
+pub(super) struct ReadBack {
+    pub(super) contents: Contents,
+    pub(super) bytes: u64,
+    /// SHA-256 by name.
+    pub(super) digests: Vec<(String, String)>,
 }
 
 /// Reads and decodes every file that the table of contents promises.
-fn read_back(files: &dyn Files, directory: &Path) -> Result<ReadBack> {
+pub(super) fn read_back(files: &dyn Files, directory: &Path) -> Result<ReadBack> {
     let path = directory.join(TOC_FILE);
     let toc = files.read(&path, TOC_LIMIT).map_err(Error::files("read", &path))?;
     let mut read = ReadBack {

@@ -8,3 +8,4 @@ mod faults;
 mod loads;
 mod stage;
 mod tables;
+mod verify;
