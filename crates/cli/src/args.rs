@@ -47,6 +47,10 @@ pub(crate) enum Command {
     Export(Export),
     /// Read and decode every byte of a dump: `pg_restore --list` and its like read only the table of contents.
     Verify(Verify),
+    /// Load a dump into a server that is thrown away, and see that everything is there.
+    ///
+    /// Rows are held against the dump, keys, indexes, sequences and extensions are looked at, then the checks of asof.toml run.
+    Drill(Drill),
     /// Show how well each instance is protected.
     Status(OneInstance),
     /// Compare two databases: descriptions, rows, sequences, large objects. Nothing is written.
@@ -616,6 +620,43 @@ pub(crate) struct Verify {
     /// A file with the password of a dump that openssl enc encrypted.
     #[arg(long, value_name = "FILE")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Drill {
+    /// A logical backup (name or id), or the path of a dump.
+    #[arg(long, value_name = "DUMP|PATH", required_unless_present = "practical", conflicts_with = "practical")]
+    pub(crate) dump: Option<String>,
+    /// Dump a database of this server now, and drill that dump; nothing is kept.
+    #[arg(long, value_name = "INSTANCE|CONNINFO", conflicts_with_all = ["instance", "password_file"])]
+    pub(crate) practical: Option<String>,
+    /// The database of --practical [default: that of the connection string].
+    #[arg(long, short, value_name = "NAME", requires = "practical")]
+    pub(crate) database: Option<String>,
+    /// The instance that has the backup, or whose checks count for a file; may be left out when there is only one.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
+    /// Run only this check of asof.toml; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) check: Vec<String>,
+    /// A locale that this machine has, instead of that of the dump.
+    #[arg(long)]
+    pub(crate) locale: Option<String>,
+    /// Run the server as this user [default: postgres when asof runs as root].
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// A file with the password of a dump that openssl enc encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Processes that load at once.
+    #[arg(long, short, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) jobs: u8,
+    /// Where PostgreSQL's programs are.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) bindir: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,6 +4,7 @@ pub(crate) mod backup;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod demo;
+pub(crate) mod drill;
 pub(crate) mod dump;
 pub(crate) mod export;
 pub(crate) mod init;

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use asof_engine::logical::SqlCheck;
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item, Table, value};
 
+use crate::checks;
 use crate::failure::{Failure, Result};
 
 /// The whole file.
@@ -50,6 +52,9 @@ pub(crate) struct InstanceConfig {
     pub(crate) spool: Option<PathBuf>,
     /// The directory of an instance that asof made.
     pub(crate) run_directory: Option<PathBuf>,
+    /// What drills look at.
+    #[serde(default, deserialize_with = "checks::deserialize")]
+    pub(crate) checks: Vec<SqlCheck>,
 }
 
 /// The file and where it lies.
@@ -203,11 +208,15 @@ mod tests {
         let page = include_str!("../../../docs/guide/configuration.md");
         let example = page.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
         parse(Path::new("/x/asof.toml"), example).expect("parses");
-        for table in ["[repository]\nnone = 1\n".to_owned(), format!("{MINIMAL}[instances.a]\nnone = 1\n")] {
+        let check = |text: &str| format!("{MINIMAL}[[instances.a.checks]]\nname = \"a\"\n{text}\n");
+        let ready = ["rows", "orphans", "dimensions", "newest"].map(|kind| check(&format!("{kind} = {{ none = 1 }}")));
+        let tables =
+            ["[repository]\nnone = 1\n".to_owned(), format!("{MINIMAL}[instances.a]\nnone = 1\n"), check("none = 1")];
+        for table in tables.into_iter().chain(ready) {
             let error = parse(Path::new("/x/asof.toml"), &table).expect_err("is refused").to_string();
             let known = error.split("expected one of ").nth(1).expect("the keys that are known");
             let keys: Vec<_> = known.lines().next().expect("a line").split(", ").collect();
-            assert!(keys.len() >= 4, "{error}");
+            assert!(keys.len() >= 3, "{error}");
             keys.iter().for_each(|key| assert!(page.contains(&format!("| {key} |")), "{key} is not on the page"));
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asof_engine::backup::{Reader, Reading};
+use asof_engine::logical::SqlCheck;
 use asof_engine::runtime::Instance as Made;
 use asof_engine::server::{self, Contact, Server};
 use asof_engine::shelf::Shelf;
@@ -50,6 +51,11 @@ impl Instance {
                 format!("add it with `asof instance add {}`; its backups can be restored as it is", self.name),
             )
         })
+    }
+
+    /// What drills of its dumps look at.
+    pub(crate) fn checks(&self) -> &[SqlCheck] {
+        self.config.as_ref().map_or(&[], |config| &config.checks)
     }
 
     /// Where its programs are, if the configuration says so.

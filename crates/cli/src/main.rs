@@ -1,6 +1,7 @@
 //! `asof`: arguments, the engine, and its answers as text or JSON.
 
 mod args;
+mod checks;
 mod commands;
 mod config;
 mod context;
@@ -56,6 +57,7 @@ async fn run(cli: Cli) -> Result<()> {
         Command::Load(args) => commands::load::run(&context, args).await,
         Command::Export(args) => commands::export::run(&context, args).await,
         Command::Verify(args) => commands::verify::run(&context, args).await,
+        Command::Drill(args) => commands::drill::run(&context, args).await,
         Command::Status(args) => commands::status::run(&context, args).await,
         Command::Compare(args) => commands::compare::run(&context, args).await,
         Command::Key(command) => commands::key::run(&context, command).await,

@@ -89,7 +89,7 @@ pub struct Plan {
     pub(super) link: Link,
     pub(super) snapshot: Snapshot,
     pub(super) database: DatabaseRecord,
-    major: Major,
+    pub(super) major: Major,
     standby: bool,
     role: String,
     pub(super) known: Vec<Table>,

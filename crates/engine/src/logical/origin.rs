@@ -7,7 +7,7 @@ use asof_postgres::archive::sniff::Kind;
 use asof_postgres::archive::toc::{ArchiveFormat, Toc, TocDecoder};
 use asof_postgres::conninfo::Secret;
 use asof_repository::lineage::{Backup, Method};
-use asof_world::{FileKind, ReadFile, World};
+use asof_world::{FileKind, ReadFile, Timestamp, World};
 use bytes::Bytes;
 
 use super::fetch::{StoredDump, StoredFile};
@@ -33,6 +33,8 @@ pub struct Origin {
     pub(super) details: Option<Details>,
     /// Its tables, as far as they were recorded.
     pub(super) tables: Vec<TableRecord>,
+    /// When its snapshot was taken, where that was recorded.
+    pub(super) made: Option<Timestamp>,
     /// What its parts are proven by; empty when nobody recorded it.
     pub(super) sha256: BTreeMap<String, String>,
 }
@@ -71,7 +73,8 @@ impl Origin {
             .map_err(|error| Error::damaged(format!("the tables of {}: {error}", backup.name), "update asof"))?;
         let (world, name) = (shelf.world.clone(), backup.name.clone());
         let (place, details, sha256) = (Place::Stored(dump), Some(details), BTreeMap::new());
-        Ok(Self { world, name, place, toc, details, tables, sha256 })
+        let made = Some(Timestamp(backup.started));
+        Ok(Self { world, name, place, toc, details, tables, made, sha256 })
     }
 
     /// Opens a file or a directory; `secret` opens what `openssl enc` closed.
@@ -120,7 +123,7 @@ impl Origin {
 
     fn of_file(world: &World, name: String, place: Place) -> Self {
         let (tables, sha256) = (Vec::new(), BTreeMap::new());
-        Self { world: world.clone(), name, place, toc: None, details: None, tables, sha256 }
+        Self { world: world.clone(), name, place, toc: None, details: None, tables, made: None, sha256 }
     }
 
     /// Takes in what was recorded beside a dump of ours. A file of this name that says something else is somebody's own.
@@ -128,7 +131,8 @@ impl Origin {
         let (files, beside) = (self.world.files.clone(), to_file::beside(path, "json"));
         let read = self.world.blocking(move || files.read(&beside, TOC_LIMIT)).await;
         let record = read.ok().and_then(|bytes| serde_json::from_slice::<FileRecord>(&bytes).ok());
-        if let Some(FileRecord { details, tables, sha256, .. }) = record {
+        if let Some(FileRecord { made, details, tables, sha256 }) = record {
+            self.made = crate::time::parse(&made).ok();
             (self.details, self.tables, self.sha256) = (Some(details), tables, sha256);
         }
     }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drill;
 mod dumps;
 mod faults;
 mod loads;

@@ -1,0 +1,205 @@
+//! `asof verify` and `asof drill` from outside: exit codes, what is said and recorded, and that nothing is left.
+
+mod support;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use asof_testkit::Server;
+
+use support::{Desk, json, with_server};
+
+const CHAT: &str = "
+create role owner_of_all; create table documents (id int primary key, created_at timestamptz default now());
+insert into documents (id) select generate_series(1, 500);
+create table chunks (id int primary key, document_id int references documents, embedding real[]);
+insert into chunks select n, 1 + n % 500, array_fill(0.5, array[384]) from generate_series(1, 3000) n;
+alter table chunks owner to owner_of_all;
+";
+
+const CHECKS: &str = "
+[[instances.prod.checks]]
+name = \"documents\"
+rows = { table = \"documents\", at_least = 500 }
+
+[[instances.prod.checks]]
+name = \"embeddings\"
+dimensions = { table = \"chunks\", column = \"embedding\", equals = 384 }
+
+[[instances.prod.checks]]
+name = \"impossible\"
+sql = \"select count(*) from documents\"
+at_least = 501
+";
+
+/// A desk with a server that has a dump `first` of database `chat` in the repository, and its programs.
+fn with_dump() -> (Desk, Server) {
+    let (desk, server) = with_server();
+    server.psql("create database chat");
+    server.psql_in("chat", CHAT);
+    done(&desk, &server, "dump prod --database chat --name first");
+    (desk, server)
+}
+
+/// Where client programs are; what the machine has in its usual places comes first.
+fn programs(server: &Server) -> String {
+    let tool = PathBuf::from(server.tool("pg_dump").get_program());
+    let tools = tool.parent().expect("a directory").display().to_string();
+    format!("{}:{tools}:/usr/bin:/bin", server.bin_dir().display())
+}
+
+fn asof(desk: &Desk, server: &Server, words: &str) -> support::Said {
+    desk.run(desk.command().env("PATH", programs(server)).env("TMPDIR", temporary(desk)).args(words.split(' ')))
+}
+
+fn done(desk: &Desk, server: &Server, words: &str) -> String {
+    let said = asof(desk, server, words);
+    assert_eq!(said.code, 0, "asof {words}: {said:?}");
+    said.out
+}
+
+/// A place that the server's user can enter, of this desk alone, with a path that is short enough for a socket.
+fn temporary(desk: &Desk) -> PathBuf {
+    let name = desk.work.path().file_name().expect("a name").to_string_lossy().into_owned();
+    let place = Path::new("/tmp").join(format!("asof-{name}"));
+    fs::create_dir_all(&place).expect("a directory");
+    place
+}
+
+fn left_in(desk: &Desk) -> Vec<PathBuf> {
+    let entries = fs::read_dir(temporary(desk)).expect("it is listed");
+    entries.map(|entry| entry.expect("an entry").path()).collect()
+}
+
+fn clear(desk: &Desk) {
+    fs::remove_dir_all(temporary(desk)).expect("it is removed");
+}
+
+#[test]
+fn a_dump_is_verified_and_drilled_and_the_list_says_when() {
+    let (desk, server) = with_dump();
+    desk.write("asof.toml", &(desk.read("asof.toml") + CHECKS));
+    assert!(done(&desk, &server, "verify --dump first").contains("every byte is authenticated"));
+    let value = json(&done(&desk, &server, "verify --dump first --json"));
+    assert_eq!((value["proof"].as_str(), value["rows"].as_u64()), (Some("authenticated"), Some(3500)));
+
+    let printed = done(&desk, &server, "drill --dump first --check documents --check embeddings");
+    for says in ["3500 rows in 2 tables, as many as in the dump", "384 dimensions in 3000 rows", "passed; nothing"] {
+        assert!(printed.contains(says), "{printed}");
+    }
+    let shown = json(&done(&desk, &server, "backup show first --json"));
+    assert_eq!((shown["verified"]["ok"].as_bool(), shown["drilled"]["ok"].as_bool()), (Some(true), Some(true)));
+    assert_eq!(shown["drilled"]["report"]["checks"][0]["value"], "500");
+
+    let said = asof(&desk, &server, "drill --dump first --json");
+    said.must("drill", 1, &["impossible", "saw 500", ">= 501"]);
+    let report = json(&said.out);
+    assert_eq!((report["passed"].as_bool(), report["checks"][2]["ok"].as_bool()), (Some(false), Some(false)));
+    let listed = done(&desk, &server, "backup list");
+    assert!(listed.contains("verified 20") && listed.contains("FAILED (ok 20"), "{listed}");
+    asof(&desk, &server, "drill --dump first --check none").must("drill", 3, &["no check \"none\"", "impossible"]);
+    assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
+    clear(&desk);
+}
+
+#[test]
+fn damage_of_a_dump_ends_with_4_and_is_recorded() {
+    let (desk, server) = with_dump();
+    let pack = largest(&desk.path("repository"));
+    let mut bytes = fs::read(&pack).expect("it is read");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&pack, bytes).expect("it is written");
+    let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
+    asof(&desk, &server, "verify --dump first").must("verify", 4, &[&name]);
+    asof(&desk, &server, "drill --dump first").must("drill", 4, &[&name]);
+    let shown = json(&done(&desk, &server, "backup show first --json"));
+    assert_eq!((shown["verified"]["ok"].as_bool(), shown["drilled"]["ok"].as_bool()), (Some(false), Some(false)));
+    assert!(shown["verified"]["what"].as_str().is_some_and(|what| what.contains(&name)), "{shown}");
+    clear(&desk);
+}
+
+fn largest(directory: &Path) -> PathBuf {
+    let (mut found, mut ahead) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(directory) = ahead.pop() {
+        for path in fs::read_dir(directory).expect("it is listed").map(|entry| entry.expect("an entry").path()) {
+            match path.is_dir() {
+                true => ahead.push(path),
+                false => found.push((fs::metadata(&path).expect("it is there").len(), path)),
+            }
+        }
+    }
+    found.into_iter().filter(|(_, path)| path.to_string_lossy().contains("/packs/")).max().expect("a pack").1
+}
+
+#[test]
+fn the_practical_test_is_one_command() {
+    let (desk, server) = with_dump();
+    let printed = done(&desk, &server, "drill --practical prod --database chat");
+    for says in ["ok      dump", "ok      load", "3500 rows in 2 tables", "the load took", "passed"] {
+        assert!(printed.contains(says), "{printed}");
+    }
+    assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
+    // Nothing of it is in the repository.
+    assert_eq!(json(&done(&desk, &server, "backup list --json")).as_array().map(Vec::len), Some(1));
+    clear(&desk);
+}
+
+#[test]
+fn what_cannot_be_drilled_here_is_refused_and_nothing_is_recorded() {
+    let (desk, server) = with_dump();
+    asof(&desk, &server, "verify").must("verify", 2, &["--dump"]);
+    asof(&desk, &server, "drill").must("drill", 2, &["--dump"]);
+    asof(&desk, &server, "verify --dump nothing").must("verify", 3, &["no backup \"nothing\""]);
+    asof(&desk, &server, "verify --dump ./nothing").must("verify", 3, &["no file ./nothing"]);
+    fs::create_dir(desk.path("empty")).expect("a directory");
+    let words = format!("drill --dump first --bindir {}", desk.path("empty").display());
+    asof(&desk, &server, &words).must("drill", 3, &["neither that nor a newer one"]);
+    assert!(json(&done(&desk, &server, "backup show first --json"))["drilled"].is_null());
+    clear(&desk);
+}
+
+#[test]
+fn a_drill_that_is_killed_is_named_by_the_next_and_one_that_is_interrupted_leaves_nothing() {
+    let (desk, server) = with_dump();
+    for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("KILL", None)] {
+        let mut command = desk.command();
+        command.env("PATH", programs(&server)).env("TMPDIR", temporary(&desk)).args(["drill", "--dump", "first"]);
+        let mut running = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        // It says what it begins; a server runs by then.
+        let (mut said, mut piece) = (String::new(), [0; 256]);
+        let stderr = running.stderr.as_mut().expect("piped");
+        while !said.contains("starting it") {
+            let read = stderr.read(&mut piece).expect("a pipe can be read");
+            assert!(read > 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+        let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status();
+        assert!(kill.expect("kill runs").success());
+        assert_eq!(running.wait().expect("it ends").code(), code, "{signal}");
+        if signal != "KILL" {
+            assert_eq!(left_in(&desk), Vec::<PathBuf>::new(), "{signal}");
+        }
+    }
+    let left = left_in(&desk);
+    assert_eq!(left.len(), 1, "{left:?}");
+    let said = asof(&desk, &server, "drill --dump first");
+    said.must("drill", 0, &[&left[0].display().to_string(), "rm -r"]);
+    assert_eq!(left_in(&desk), left, "nothing is removed that nobody asked to remove");
+    stop(&left[0]);
+    clear(&desk);
+}
+
+/// Ends the server in a directory that was left behind.
+fn stop(directory: &Path) {
+    let Ok(text) = fs::read_to_string(directory.join("data/postmaster.pid")) else { return };
+    let pid = text.lines().next().expect("a pid").to_owned();
+    let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Path::new("/proc").join(&pid).exists() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+}
