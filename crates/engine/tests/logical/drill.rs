@@ -255,6 +255,10 @@ async fn a_dump_that_cannot_be_loaded_fails_with_what_the_server_said_and_leaves
     let stage = Stage::new(majors()[0]).await;
     for (text, says) in [
         ("create table a (b int);\ninsert into a values ('x');\n", "invalid input syntax"),
+        (
+            "CREATE TABLE a (b int);\nCOPY public.a (b) FROM stdin;\n1\n2\n\\.\nDELETE FROM a WHERE b = 1;\n",
+            "public.a has 1 rows, the dump 2",
+        ),
         ("create table a (b serial);\ninsert into a values (7);\n", "public.a_b_seq stands at 1, and public.a has 7"),
     ] {
         let path = stage.path("bad.sql");

@@ -193,6 +193,20 @@ async fn a_flipped_bit_in_rows_without_checksums_is_found_by_the_record_beside_t
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn other_rows_than_were_recorded_are_named() {
+    let stage = shop(majors()[0]).await;
+    let path = stage.path("c");
+    let made = stage.dump("shop", &request("c"), &Destination::File(path.clone())).await;
+    made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    damage(&stage.path("c.json"), |bytes| {
+        let text = String::from_utf8_lossy(bytes).replace("\"rows\": 20000", "\"rows\": 20001");
+        *bytes = text.into_bytes();
+    });
+    let said = failure(&stage, &path).await;
+    assert!(said.contains("public.customer: 20000 rows, recorded 20001 rows"), "{said}");
+}
+
 /// The largest file of rows in a directory.
 #[expect(clippy::disallowed_methods, reason = "the test looks for a file")]
 fn rows_of(directory: &Path) -> PathBuf {
