@@ -132,6 +132,8 @@ fn print_report(report: &DrillReport) {
     let width = rows.iter().map(|(_, what, ..)| what.chars().count()).max().unwrap_or(0);
     for (ok, what, found, elapsed) in rows {
         let mark = if ok { "ok    " } else { "FAILED" };
+        // The error that follows says what else there is to say.
+        let found = found.lines().next().unwrap_or_default();
         anstream::println!("  {mark}  {what:width$}  {:>8}  {found}", took(elapsed));
     }
     if let Some(load) = report.load_ms {

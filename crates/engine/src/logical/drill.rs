@@ -409,7 +409,8 @@ impl Drill<'_> {
                 Ok(())
             }
             Err(error) => {
-                let hint = error.hint().map_or_else(String::new, |hint| format!(" ({hint})"));
+                // What a person needs on lines of its own: the first is what is recorded.
+                let hint = error.hint().map_or_else(String::new, |hint| format!("\n{hint}"));
                 self.failed(what, began, in_one_line(&error) + &hint);
                 Err(error)
             }

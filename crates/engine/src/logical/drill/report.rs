@@ -57,23 +57,26 @@ impl DrillReport {
         if self.passed {
             return Ok(());
         }
-        let step = self.steps.iter().find(|step| !step.ok).map(|step| format!("{}: {}", step.what, step.found));
+        let failed = self.steps.iter().find(|step| !step.ok);
+        let step = failed.map(|step| format!("{}: {}", step.what, first_line(&step.found)));
+        let hint = failed.and_then(|step| step.found.split_once('\n')).map(|(_, hint)| hint.to_owned());
         let check = self.checks.iter().find(|check| !check.ok);
         let check = check.map(|check| format!("check {} saw {}, expected {}", check.name, check.value, check.expected));
         let what = format!("the drill of {} failed: {}", self.dump, step.or(check).unwrap_or_default());
         Err(match self.damaged {
             true => Error::damaged(what, "take another dump; this one cannot be relied on"),
-            false => Error::Program { what, hint: None },
+            false => Error::Program { what, hint },
         })
     }
 
-    /// As JSON that a journal takes: texts are cut, and passed checks left out, where it would be too long.
+    /// As JSON that a journal takes: texts are cut, and passed checks left out, where it would be too long. What programs said besides
+    /// the reason is left out always: it may quote rows, and more people read a journal than the data.
     #[must_use]
     pub fn bounded(&self) -> Value {
         for (len, most) in [(2000, 1000), (300, 100), (80, 50)] {
             let mut report = self.clone();
             for step in &mut report.steps {
-                step.found = shortened(&step.found, len);
+                step.found = shortened(first_line(&step.found), len);
             }
             report.checks.sort_by_key(|check| check.ok);
             report.checks.truncate(most);
@@ -92,6 +95,10 @@ impl DrillReport {
     }
 }
 
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,7 +112,12 @@ mod tests {
             expected: "e".repeat(3000),
             elapsed_ms: 1,
         };
-        let step = Step { what: "rows".to_owned(), ok: false, found: "ü".repeat(100_000), elapsed_ms: 1 };
+        let step = Step {
+            what: "rows".to_owned(),
+            ok: false,
+            found: "ü".repeat(100_000) + "\nCOPY a, line 1: \"secret\"",
+            elapsed_ms: 1,
+        };
         let report = DrillReport {
             steps: vec![step],
             checks: (0..5000).map(check).collect(),
@@ -115,6 +127,8 @@ mod tests {
         let bounded = report.bounded();
         assert!(bounded.to_string().len() <= REPORT_LEN);
         assert_eq!(bounded["checks"][0]["name"], "check 4999");
+        assert!(!bounded.to_string().contains("secret"), "rows are nothing for a journal");
+        assert!(report.require().is_err_and(|error| error.hint().is_some_and(|hint| hint.contains("secret"))));
         assert_eq!(DrillReport::default().bounded()["passed"], false);
     }
 }
