@@ -309,14 +309,10 @@ impl Drill<'_> {
     async fn load(&mut self, origin: Origin) -> Result<()> {
         let began = self.world.monotonic();
         let request = LoadRequest {
-            database: DATABASE.to_owned(),
-            policy: Policy::New,
-            no_owner: false,
-            no_privileges: false,
             no_tablespaces: true,
             jobs: self.request.jobs,
             locale: self.request.locale.clone(),
-            analyze: true,
+            ..LoadRequest::new(DATABASE, Policy::New)
         };
         let server = self.scratch.as_ref().expect("it was made before").server("postgres")?;
         let loaded = async {

@@ -69,6 +69,26 @@ pub struct LoadRequest {
     pub analyze: bool,
 }
 
+impl LoadRequest {
+    /// Everything, with owners and privileges, by one process.
+    #[must_use]
+    pub fn new(database: &str, policy: Policy) -> Self {
+        Self {
+            database: database.to_owned(),
+            policy,
+            no_owner: false,
+            no_privileges: false,
+            no_tablespaces: false,
+            jobs: 1,
+            tables: Vec::new(),
+            conflict: Conflict::Fail,
+            disable_triggers: false,
+            locale: None,
+            analyze: true,
+        }
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug)]
 pub struct LoadReport {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use asof_engine::Result;
 use asof_engine::logical::{
-    self, Clients, Conflict, Destination, DumpReport, DumpRequest, Format, LoadPlan, LoadReport, LoadRequest, Origin,
-    Plan, Policy, Selection,
+    self, Clients, Destination, DumpReport, DumpRequest, Format, LoadPlan, LoadReport, LoadRequest, Origin, Plan,
+    Policy, Selection,
 };
 use asof_engine::progress::Silent;
 use asof_engine::restore::find;
@@ -117,19 +117,7 @@ pub(crate) fn request(name: &str) -> DumpRequest {
 }
 
 pub(crate) fn into_new(database: &str) -> LoadRequest {
-    LoadRequest {
-        database: database.to_owned(),
-        policy: Policy::New,
-        no_owner: false,
-        no_privileges: false,
-        no_tablespaces: false,
-        jobs: 1,
-        tables: Vec::new(),
-        conflict: Conflict::Fail,
-        disable_triggers: false,
-        locale: None,
-        analyze: true,
-    }
+    LoadRequest::new(database, Policy::New)
 }
 
 /// What stock `pg_dump` says of a database and its properties, its own name left out.
