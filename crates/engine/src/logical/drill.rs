@@ -366,6 +366,8 @@ impl Drill<'_> {
             if let (Some(wanted), Some(database)) = (&check.database, &self.report.database)
                 && wanted != database
             {
+                let remark = format!("check {} is for database {wanted}, and was not run", check.name);
+                self.report.remarks.push(remark);
                 continue;
             }
             let began = self.world.monotonic();

@@ -185,10 +185,13 @@ async fn every_kind_of_check_passes_and_fails_with_the_value_that_it_saw() {
         (sql("wrong", "select nonsense", Expect::NotEmpty), false, "nonsense"),
         (sql("writes", "delete from documents returning 1", Expect::NotEmpty), false, "read-only"),
     ];
-    let request = asked(&stage, checks.iter().map(|(check, ..)| check.clone()).collect());
+    let elsewhere = SqlCheck { database: Some(of("ledger")), ..sql("elsewhere", one, Expect::Empty) };
+    let all = checks.iter().map(|(check, ..)| check.clone()).chain([elsewhere]).collect();
+    let request = asked(&stage, all);
     let report = drilled(&stage, of_stored(&stage, "all").await, &request).await;
     let report = report.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(report.checks.len(), checks.len());
+    assert!(report.remarks.iter().any(|remark| remark.contains("elsewhere is for database ledger")), "{report:?}");
     for (result, (check, ok, says)) in report.checks.iter().zip(&checks) {
         assert!(result.ok == *ok && result.value.contains(says), "{}: {result:?}", check.name);
     }
