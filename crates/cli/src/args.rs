@@ -196,6 +196,9 @@ pub(crate) struct InstanceAdd {
     /// Let `wal receive` acknowledge WAL that a directory on this host has, before the repository has it.
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) spool: Option<PathBuf>,
+    /// Make only logical backups (`asof dump`), as for a managed service: its files and its WAL are not asked for.
+    #[arg(long, conflicts_with_all = ["data_directory", "by_sql", "spool"])]
+    pub(crate) logical_only: bool,
 }
 
 #[derive(Subcommand)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use asof_engine::logical::SqlCheck;
 use serde::Deserialize;
-use toml_edit::{DocumentMut, Item, Table, value};
+use toml_edit::{DocumentMut, Item, Table, Value, value};
 
 use crate::checks;
 use crate::failure::{Failure, Result};
@@ -48,6 +48,9 @@ pub(crate) struct InstanceConfig {
     pub(crate) data_directory: Option<PathBuf>,
     /// Where PostgreSQL's programs are.
     pub(crate) bindir: Option<PathBuf>,
+    /// Make only logical backups: the server hands out no files.
+    #[serde(default)]
+    pub(crate) logical: bool,
     /// Receive WAL into this directory first and acknowledge it from there.
     pub(crate) spool: Option<PathBuf>,
     /// The directory of an instance that asof made.
@@ -137,10 +140,10 @@ pub(crate) fn create(path: &Path, url: &str, root_key: &str, key_file: &Path) ->
 }
 
 /// What every command that makes an instance known decides anew; what a person wrote beside it stays.
-const DECIDED_ANEW: [&str; 4] = ["conninfo", "passfile", "data_directory", "run_directory"];
+const DECIDED_ANEW: [&str; 5] = ["conninfo", "passfile", "data_directory", "logical", "run_directory"];
 
 /// Changes the table of an instance; `None` removes it.
-pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, String)]>) -> Result<()> {
+pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, Value)]>) -> Result<()> {
     let text = std::fs::read_to_string(path).map_err(Failure::file("read", path))?;
     let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
         Failure::refused(format!("{}: {error}", path.display()), "mend the line it names")
@@ -163,8 +166,8 @@ pub(crate) fn set_instance(path: &Path, name: &str, fields: Option<&[(&str, Stri
                 Failure::refused(format!("{}: {name} is not a table", path.display()), "write [instances.NAME]")
             })?;
             DECIDED_ANEW.iter().for_each(|key| drop(table.remove(key)));
-            for (key, text) in fields {
-                table[*key] = value(text.as_str());
+            for (key, set) in fields {
+                table[*key] = Item::Value(set.clone());
             }
         }
     }
@@ -242,7 +245,7 @@ mod tests {
         let path = directory.path().join("asof.toml");
         std::fs::write(&path, format!("# mine\n{MINIMAL}\n[instances.a] # first\nconninfo = \"host=a\"\n"))
             .expect("writes");
-        set_instance(&path, "b", Some(&[("conninfo", "host=b".to_owned())])).expect("edits");
+        set_instance(&path, "b", Some(&[("conninfo", "host=b".into())])).expect("edits");
         let text = std::fs::read_to_string(&path).expect("reads");
         assert!(text.contains("# mine") && text.contains("# first"), "{text}");
         let config = parse(&path, &text).expect("parses");
@@ -250,7 +253,7 @@ mod tests {
         let by_hand =
             text.replace("host=b\"\n", "host=b\"\ndata_directory = \"/old\"\nspool = \"/spool\" # a disk of its own\n");
         std::fs::write(&path, &by_hand).expect("writes");
-        set_instance(&path, "b", Some(&[("conninfo", "host=c".to_owned())])).expect("edits");
+        set_instance(&path, "b", Some(&[("conninfo", "host=c".into())])).expect("edits");
         let text = std::fs::read_to_string(&path).expect("reads");
         let b = parse(&path, &text).expect("parses").instances["b"].clone();
         assert_eq!((b.conninfo.as_str(), b.data_directory), ("host=c", None), "{text}");

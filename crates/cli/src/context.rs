@@ -58,6 +58,16 @@ impl Instance {
         self.config.as_ref().map_or(&[], |config| &config.checks)
     }
 
+    /// Refuses what needs the server's files or WAL, where only logical backups are made.
+    pub(crate) async fn require_files(&self) -> Result<()> {
+        server::require_files(&self.shelf.journal().await?.state().facts)?;
+        if self.config.as_ref().is_some_and(|config| config.logical) {
+            let what = format!("asof.toml says logical = true of {}: only logical backups are made of it", self.name);
+            return Err(Failure::refused(what, "`asof dump` makes one; remove that line to back its files up again"));
+        }
+        Ok(())
+    }
+
     /// Where its programs are, if the configuration says so.
     pub(crate) fn bindir(&self) -> Option<PathBuf> {
         self.config.as_ref()?.bindir.clone()

@@ -114,11 +114,12 @@ pub async fn create(
     observer: Arc<dyn Observer>,
 ) -> Result<BackupReport> {
     let began = shelf.world.monotonic();
+    let mut journal = shelf.journal().await?;
+    server::require_files(&journal.state().facts)?;
     observer.event(Event::Phase("connecting"));
     let mut connection = server.connect().await?;
     let contact = server::contact(&mut connection).await?;
     let (_, control) = server::read_control(&shelf.world, reader.source.as_ref()).await?;
-    let mut journal = shelf.journal().await?;
     server::check_facts(&request.instance, &journal.state().facts, &server::facts(&control))?;
     refuse_taken_name(&journal, &request.name)?;
     refuse_torn_pages(&contact, &control)?;

@@ -1,5 +1,7 @@
 //! The server that is protected: how to reach it, and what it says of itself at first contact.
 
+mod identity;
+
 use std::collections::BTreeMap;
 
 use asof_postgres::client::{Connection, Mode};
@@ -12,6 +14,8 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::source::{CONTROL_FILE, Source};
+
+pub use identity::{Identity, check_identity, is_logical_only, require_files};
 
 /// How often `pg_control` is read until its checksum fits: the server may be writing it (hazard A4).
 const CONTROL_READS: u32 = 50;
@@ -88,20 +92,21 @@ async fn refuse_pooler(connection: &mut Connection) -> Result<()> {
     Ok(())
 }
 
-/// Services that hand out neither files nor WAL, by the settings that only they have.
-const MANAGED: [(&str, &str); 4] = [
-    ("rds.%", "Amazon RDS or Aurora"),
-    ("apg_%", "Amazon Aurora"),
-    ("cloudsql.%", "Google Cloud SQL"),
-    ("azure.%", "Azure Database for PostgreSQL"),
+/// Services that hand out neither files nor WAL, by the settings that only they have: a pattern of names, and one that can be
+/// asked for where settings that an extension defines are not listed.
+const MANAGED: [(&str, &str, &str); 4] = [
+    ("rds.%", "rds.extensions", "Amazon RDS or Aurora"),
+    ("apg_%", "rds.extensions", "Amazon RDS or Aurora"),
+    ("cloudsql.%", "cloudsql.iam_authentication", "Google Cloud SQL"),
+    ("azure.%", "azure.extensions", "Azure Database for PostgreSQL"),
 ];
 
 /// The managed service that this server belongs to, if it is one.
 pub async fn managed_service(connection: &mut Connection) -> Result<Option<&'static str>> {
-    for (pattern, service) in MANAGED {
-        let rows =
-            connection.query_params("SELECT 1 FROM pg_settings WHERE name LIKE $1 LIMIT 1", &[Some(pattern)]).await?;
-        if !rows.is_empty() {
+    let sql =
+        "SELECT 1 WHERE current_setting($2, true) IS NOT NULL OR EXISTS (SELECT FROM pg_settings WHERE name LIKE $1)";
+    for (pattern, name, service) in MANAGED {
+        if !connection.query_params(sql, &[Some(pattern), Some(name)]).await?.is_empty() {
             return Ok(Some(service));
         }
     }

@@ -57,6 +57,7 @@ async fn create(context: &Context, args: BackupCreate) -> Result<()> {
 }
 
 async fn make(context: &Context, instance: &Instance, request: &BackupRequest) -> Result<BackupReport> {
+    instance.require_files().await?;
     let server = context.server(instance.config()?).await?;
     let (connection, contact) = context.contact(&server).await?;
     connection.close().await;

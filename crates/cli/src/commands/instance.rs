@@ -1,5 +1,7 @@
 //! `asof instance`: what is protected, and servers that asof made.
 
+mod add;
+
 use std::path::PathBuf;
 
 use asof_engine::runtime::{self, Endpoint, Instance as Made, Status, StopMode};
@@ -11,17 +13,16 @@ use asof_postgres::version::Major;
 use asof_repository::root::Repository;
 use serde_json::json;
 
-use crate::args::{ConnectionForm, Grants, InstanceAdd, InstanceCommand, OneInstance};
+use crate::args::{ConnectionForm, Grants, InstanceCommand, OneInstance};
 use crate::commands::backup;
-use crate::commands::check::{Replication, replication};
-use crate::config::{self, InstanceConfig, Loaded, write_durably};
-use crate::context::{Context, conninfo_refused, on_a_terminal, resolve};
-use crate::failure::{DENIED, Failure, Result};
+use crate::config::{self, InstanceConfig};
+use crate::context::{Context, conninfo_refused, resolve};
+use crate::failure::{Failure, Result};
 use crate::show;
 
 pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<()> {
     match command {
-        InstanceCommand::Add(args) => add(context, args).await,
+        InstanceCommand::Add(args) => add::run(context, args).await,
         InstanceCommand::List { json } => list(context, json).await,
         InstanceCommand::Show(args) => show_one(context, args).await,
         InstanceCommand::Remove { name } => remove(context, &name).await,
@@ -38,115 +39,6 @@ pub(crate) async fn run(context: &Context, command: InstanceCommand) -> Result<(
     }
 }
 
-async fn add(context: &Context, args: InstanceAdd) -> Result<()> {
-    let loaded = context.loaded()?;
-    check_name(&args.name)?;
-    let mut repository = context.repository(&loaded).await?;
-    let known = repository.lineage_of(&args.name);
-    let mut settings = Settings::parse(&args.pg).map_err(conninfo_refused)?;
-    let mut server = resolve(settings.clone(), context.environment())?;
-    let reached = match context.contact(&server).await {
-        Err(refused) if refused.code() == DENIED && settings.get("password").is_none() && on_a_terminal() => {
-            let asked = format!("Password of {} on {}: ", server.config.user, args.name);
-            let password = rpassword::prompt_password(asked).map_err(Failure::file("read", "the terminal"))?;
-            settings.set("password", password).map_err(conninfo_refused)?;
-            server = resolve(settings.clone(), context.environment())?;
-            context.contact(&server).await
-        }
-        other => other,
-    };
-    let (mut connection, contact) = reached?;
-    let password = settings.get("password").map(str::to_owned);
-    if let Some(service) = server::managed_service(&mut connection).await? {
-        let what = format!("{} is {service}, which hands out neither its files nor its WAL", connection.server());
-        return Err(Failure::refused(what, "only logical backups are possible there; this version of asof makes none"));
-    }
-    let identifier = server::system_identifier(&mut connection).await;
-    connection.close().await;
-    let data_directory = match args.by_sql {
-        true => None,
-        false => args.data_directory.clone().or_else(|| readable_here(contact.data_directory.as_deref())),
-    };
-    let mut config = InstanceConfig { data_directory: data_directory.clone(), ..InstanceConfig::default() };
-    let reader = context.reader(&config, &server, &contact).await?;
-    let (_, control) = server::read_control(&context.world, reader.source.as_ref()).await?;
-    if let (Some(identifier), Some(directory)) = (identifier, &data_directory)
-        && identifier != control.system_identifier
-    {
-        let what = format!("{} belongs to another server than the connection", directory.display());
-        return Err(Failure::refused(what, "give the data directory of this server, or --by-sql"));
-    }
-    let facts = server::facts(&control);
-    match known {
-        Some(lineage) => {
-            let journal = repository.lineage(lineage).await?;
-            server::check_facts(&args.name, &journal.state().facts, &facts)?;
-        }
-        None => {
-            repository.register(&args.name, facts, None).await?;
-        }
-    }
-    // The password goes into a passfile; the configuration holds none.
-    let passfile = password.map(|password| passfile(&loaded, &args.name, &server, &password)).transpose()?;
-    settings.remove("password");
-    config.conninfo = settings.to_conninfo();
-    let mut fields = vec![("conninfo", config.conninfo.clone())];
-    fields.extend(passfile.map(|path| ("passfile", path.display().to_string())));
-    fields.extend(data_directory.as_ref().map(|path| ("data_directory", path.display().to_string())));
-    if let Some(spool) = &args.spool {
-        let spool = std::path::absolute(spool).map_err(Failure::file("find", spool))?;
-        fields.push(("spool", spool.display().to_string()));
-    }
-    config::set_instance(&loaded.path, &args.name, Some(&fields))?;
-    anstream::println!(
-        "{} is PostgreSQL {} (system identifier {})",
-        args.name,
-        contact.version,
-        control.system_identifier
-    );
-    match &data_directory {
-        Some(path) => anstream::println!("  files    read from {}", path.display()),
-        None if args.by_sql => anstream::println!("  files    read by SQL, as you asked"),
-        None => anstream::println!(
-            "  files    read by SQL: the data directory is not on this host, or not readable for this user"
-        ),
-    }
-    match replication(&server).await {
-        Ok(Replication::Streams(_)) => anstream::println!("  WAL      received by streaming replication"),
-        Ok(Replication::Refused(why)) => anstream::println!("  WAL      received by SQL: {why}"),
-        Err(why) => anstream::println!("  WAL      cannot be received yet: {why}"),
-    }
-    anstream::println!(
-        "  checksums {}",
-        if control.has_data_checksums() { "on: every page read is verified" } else { "off" }
-    );
-    anstream::println!("Next: asof backup create {0}; asof wal receive {0}", args.name);
-    Ok(())
-}
-
-fn check_name(name: &str) -> Result<()> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if !name.is_empty() && name.len() <= 63 && name.chars().all(plain) && !name.starts_with(['.', '-']) {
-        return Ok(());
-    }
-    Err(Failure::refused(format!("\"{name}\" cannot name an instance"), "use up to 63 letters, digits, -, _ and ."))
-}
-
-/// The server's data directory, if it is on this host and this user can read it.
-fn readable_here(directory: Option<&str>) -> Option<PathBuf> {
-    let path = PathBuf::from(directory?);
-    std::fs::File::open(path.join("global/pg_control")).ok().map(|_| path)
-}
-
-/// Keeps a password beside the configuration, in PostgreSQL's own format.
-fn passfile(loaded: &Loaded, name: &str, server: &server::Server, password: &str) -> Result<PathBuf> {
-    let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
-    let line = format!("*:*:*:{}:{}\n", escape(&server.config.user), escape(password));
-    let path = loaded.path.with_file_name(format!("asof-{name}.pgpass"));
-    write_durably(&path, line.as_bytes(), 0o600)?;
-    Ok(path)
-}
-
 async fn list(context: &Context, as_json: bool) -> Result<()> {
     let loaded = context.loaded()?;
     let repository = context.repository(&loaded).await?;
@@ -161,9 +53,10 @@ async fn list(context: &Context, as_json: bool) -> Result<()> {
     }
     let cell = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let line = |(name, d): (String, serde_json::Value)| {
-        vec![name, cell(&d["major"]), cell(&d["made_by_asof"]), cell(&d["backups"]), cell(&d["where"])]
+        let by = if d["logical_only"] == true { "dumps only" } else { "files and WAL" };
+        vec![name, cell(&d["major"]), by.to_owned(), cell(&d["made_by_asof"]), cell(&d["backups"]), cell(&d["where"])]
     };
-    show::table(&["NAME", "MAJOR", "MADE BY ASOF", "BACKUPS", "WHERE"], rows.into_iter().map(line));
+    show::table(&["NAME", "MAJOR", "BACKED UP BY", "MADE BY ASOF", "BACKUPS", "WHERE"], rows.into_iter().map(line));
     Ok(())
 }
 
@@ -175,15 +68,21 @@ async fn describe(repository: &Repository, name: &str, config: &InstanceConfig) 
             "made_by_asof": config.run_directory.is_some() }));
     };
     let journal = repository.lineage(lineage).await?;
-    Ok(json!({
+    let facts = &journal.state().facts;
+    let mut description = json!({
         "name": name,
         "lineage": lineage.to_string(),
-        "major": journal.state().facts.get("major"),
-        "system_identifier": journal.state().facts.get("system_identifier"),
+        "major": facts.get("major"),
+        "system_identifier": facts.get("system_identifier"),
+        "logical_only": config.logical || server::is_logical_only(facts),
         "backups": journal.state().existing().len(),
         "where": place,
         "made_by_asof": config.run_directory.is_some(),
-    }))
+    });
+    if let Some(service) = facts.get("service") {
+        description["service"] = service.clone();
+    }
+    Ok(description)
 }
 
 async fn show_one(context: &Context, args: OneInstance) -> Result<()> {
@@ -223,7 +122,8 @@ async fn remove(context: &Context, name: &str) -> Result<()> {
         let what = format!("{name} is a server that asof made");
         return Err(Failure::refused(what, format!("`asof instance destroy {name}` stops it and removes its files")));
     }
-    let slot = context.instance(Some(name)).await.map(|instance| slot_name(&instance.shelf));
+    let logical_only = config.logical;
+    let slot = context.instance(Some(name)).await.map(|it| (!logical_only).then(|| slot_name(&it.shelf)));
     config::set_instance(&loaded.path, name, None)?;
     let ours = loaded.path.with_file_name(format!("asof-{name}.pgpass"));
     if config.passfile.as_ref() == Some(&ours) && std::fs::remove_file(&ours).is_ok() {
@@ -232,7 +132,7 @@ async fn remove(context: &Context, name: &str) -> Result<()> {
     anstream::println!(
         "{name} is no longer configured; its backups stay in the repository and can be restored by this name"
     );
-    if let Ok(slot) = slot {
+    if let Ok(Some(slot)) = slot {
         anstream::println!("If its WAL was received, the server keeps WAL for us until you drop the slot there:");
         anstream::println!(
             "  SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{slot}';"

@@ -155,7 +155,7 @@ async fn into_instance(
         );
     }
     let restored = restored?;
-    let fields = [("run_directory", directory.join("run").display().to_string())];
+    let fields = [("run_directory", directory.join("run").display().to_string().into())];
     config::set_instance(&loaded.path, &name, Some(&fields))?;
     let made = &restored.running.instance;
     if args.json {

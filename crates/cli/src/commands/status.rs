@@ -1,5 +1,8 @@
 //! `asof status`: how well each instance is protected, derived from stored records and, where it answers, the server.
 
+mod logical;
+
+use asof_engine::server::is_logical_only;
 use asof_engine::shelf::Shelf;
 use asof_engine::wal::assemble::latest_observation;
 use asof_engine::wal::receiver::{first_hole, restorable_end, stored_end};
@@ -39,13 +42,20 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
             "write-only key: can back up, cannot restore"
         }
     );
-    found.iter().for_each(print);
+    for value in &found {
+        if value["logical_only"] == true { logical::print(value) } else { print(value) }
+    }
     Ok(())
 }
 
 async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf: &Shelf) -> Result<Value> {
     let journal = shelf.journal().await?;
     let state = journal.state();
+    if config.logical || is_logical_only(&state.facts) {
+        let mut value = logical::describe(context, name, config, state).await;
+        value["void_journal_entries"] = json!(journal.voids().len());
+        return Ok(value);
+    }
     let existing = state.physical();
     let dumps = state.existing().len() - existing.len();
     let constants = WalConstants::from_facts(&state.facts)?;
@@ -72,6 +82,7 @@ async fn describe(context: &Context, name: &str, config: &InstanceConfig, shelf:
     let hole = existing.last().and_then(|newest| first_hole(state, Lsn(newest.backup.stop)));
     Ok(json!({
         "instance": name,
+        "logical_only": false,
         "backups": existing.len(),
         "logical_backups": dumps,
         "tainted": existing.iter().filter(|state| !state.backup.tainted.is_empty()).count(),

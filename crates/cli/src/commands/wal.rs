@@ -96,6 +96,7 @@ async fn prefetch(context: &Context, instance: Option<&str>, name: &str, path: &
 
 async fn receive(context: &Context, name: Option<&str>, synchronous: bool, upload_every: Duration) -> Result<()> {
     let instance = context.instance(name).await?;
+    instance.require_files().await?;
     let config = instance.config()?;
     let server = context.server(config).await?;
     let spool = match &config.spool {

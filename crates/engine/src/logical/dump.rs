@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asof_postgres::archive::plain::PlainScanner;
-use asof_postgres::version::Major;
 use asof_repository::lineage::{Backup, BackupKind, Entry, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
 use futures::future::{Either, join, select};
@@ -32,7 +31,7 @@ use super::to_file;
 use crate::backup::{StoredPacks, abort, record_progress, refuse_taken_name};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
-use crate::server::{self, Server};
+use crate::server::{self, Identity, Server, check_identity};
 use crate::shelf::Shelf;
 use crate::time::rfc3339;
 
@@ -89,7 +88,7 @@ pub struct Plan {
     pub(super) link: Link,
     pub(super) snapshot: Snapshot,
     pub(super) database: DatabaseRecord,
-    pub(super) major: Major,
+    pub(super) identity: Identity,
     standby: bool,
     role: String,
     pub(super) known: Vec<Table>,
@@ -105,13 +104,14 @@ impl Plan {
         let mut connection = server.connect().await?;
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_dump(contact.major)?.clone();
+        let identity = Identity::ask(&mut connection, &contact).await?;
         let link = Link::of(&server, &connection)?;
         connection.close().await;
         let mut snapshot = Snapshot::take(&server).await?;
         let database = snapshot.database().await?;
         let known = snapshot.tables().await?;
-        let (major, standby, role) = (contact.major, contact.in_recovery, server.config.user.clone());
-        Ok(Self { world: world.clone(), client, link, snapshot, database, major, standby, role, known })
+        let (standby, role) = (contact.in_recovery, server.config.user.clone());
+        Ok(Self { world: world.clone(), client, link, snapshot, database, identity, standby, role, known })
     }
 
     /// The database.
@@ -154,7 +154,8 @@ impl Plan {
         Ok(Details {
             format: request.format,
             database: self.database.clone(),
-            major: self.major.number(),
+            major: self.identity.major,
+            system_identifier: self.identity.system_identifier.map(|it| it.to_string()),
             client_version: self.client.version.clone(),
             selection: request.selection.clone(),
             incomplete: reasons(&request.selection, self.standby && unlogged),
@@ -207,6 +208,7 @@ async fn to_repository(
     observer: &dyn Observer,
 ) -> Result<DumpReport> {
     let mut journal = shelf.journal().await?;
+    let upgraded = check_identity("this instance", journal.state(), &plan.identity)?;
     refuse_taken_name(&journal, &request.name)?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
@@ -220,7 +222,8 @@ async fn to_repository(
         }
     };
     match result {
-        Ok(report) => {
+        Ok(mut report) => {
+            report.remarks.extend(upgraded);
             let backup = report.backup.clone().expect("what was stored is a backup");
             journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup))).await?;
             Ok(report)
@@ -374,7 +377,9 @@ pub(super) async fn globals(plan: &Plan) -> Result<(Vec<u8>, Vec<String>)> {
 }
 
 async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<String>)> {
-    let arguments = arguments.iter().map(OsString::from).collect();
+    let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+    // The database that let us in; by itself it tries postgres and template1, which a service may keep closed.
+    arguments.push(format!("--database={}", plan.database.name).into());
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dumpall", arguments).await?;
     let (mut sql, mut scanner) = (Vec::new(), PlainScanner::new());
     let pumped = pump(&mut running.output, &crate::progress::Silent, async |piece| {

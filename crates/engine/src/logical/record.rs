@@ -146,6 +146,9 @@ pub struct Details {
     pub database: DatabaseRecord,
     /// The major of the server.
     pub major: u32,
+    /// The server's own identifier; absent when it may not be asked.
+    #[serde(default)]
+    pub system_identifier: Option<String>,
     /// The version of `pg_dump`, as it writes it.
     pub client_version: String,
     /// What of the database it has.

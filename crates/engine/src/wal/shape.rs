@@ -11,6 +11,7 @@ use asof_repository::wal::MAX_WAL;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::server::require_files;
 
 /// The constants of an instance's WAL; with a history they make a [`WalShape`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +41,11 @@ impl WalConstants {
     }
 
     /// From what was recorded at the first contact.
+    ///
+    /// # Errors
+    /// `Refused` for an instance of which only logical backups are made.
     pub fn from_facts(facts: &BTreeMap<String, Value>) -> Result<Self> {
+        require_files(facts)?;
         let bad = |name: &str| Error::damaged(format!("the lineage does not record its {name}"), "update asof");
         let number = |name: &str| facts.get(name).and_then(Value::as_u64).ok_or_else(|| bad(name));
         let identifier = facts.get("system_identifier").and_then(Value::as_str).and_then(|text| text.parse().ok());
