@@ -40,7 +40,6 @@ impl Managed {
         let server = Server::running(major, &Options::with_config(&[setting]));
         server.psql("create role owner login createdb");
         server.psql("create database app owner owner");
-        server.psql_in("app", "grant create on schema public to owner");
         let managed = Self { desk: Desk::with_repository(), server };
         // SQL functions with a body of their own came with 14.
         let sql = match major {

@@ -7,9 +7,10 @@
 //! 5. `pg_backup_stop` on the same connection;
 //! 6. the repository holds all WAL from start to stop, which says what becomes of pages that were torn (`torn`);
 //! 7. the map, of which most was sealed meanwhile, is stored;
-//! 8. the commit entry is written: from here on there is a backup.
+//! 8. the commit entry is written: from here on there is a backup;
+//! 9. it is read back (`read_back`).
 //!
-//! Whatever fails before the last step leaves an aborted attempt and no backup.
+//! Whatever fails before the commit leaves an aborted attempt and no backup.
 
 pub(crate) mod copy;
 mod details;
@@ -46,6 +47,7 @@ use session::{Session, Started, Stopped};
 
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
+use crate::read_back::{ReadBack, decode_files, read_back};
 use crate::server::{self, Contact, Server};
 use crate::shelf::Shelf;
 use crate::source::{CONTROL_FILE, Listing, Source};
@@ -95,6 +97,8 @@ pub struct BackupReport {
     pub parent: Option<String>,
     /// Files that vanished while they were copied; normal under load.
     pub vanished: u64,
+    /// What was looked at when it was committed.
+    pub checks: ReadBack,
 }
 
 /// How the files of the instance are read.
@@ -139,10 +143,12 @@ pub async fn create(
         }
     };
     match result {
-        Ok(backup) => {
+        Ok((backup, vanished)) => {
             run.observer.event(Event::Phase("committing"));
-            journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.0.clone()))).await?;
-            Ok(BackupReport { backup: backup.0, elapsed: shelf.world.monotonic() - began, parent, vanished: backup.1 })
+            journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.clone()))).await?;
+            run.observer.event(Event::Phase("reading back"));
+            let checks = read_back(shelf, &backup, packs.all(), decode_files).await?;
+            Ok(BackupReport { backup, elapsed: shelf.world.monotonic() - began, parent, vanished, checks })
         }
         Err(error) => {
             abort(&mut journal, attempt, packs.take(), &error).await;
@@ -242,17 +248,32 @@ async fn parent_of(
 
 /// The packs of an attempt, in the order in which they were stored.
 #[derive(Default)]
-pub(crate) struct StoredPacks(Mutex<Vec<StoredPack>>);
+pub(crate) struct StoredPacks(Mutex<Packs>);
+
+#[derive(Default)]
+struct Packs {
+    all: Vec<StoredPack>,
+    /// How many of them the journal was given.
+    taken: usize,
+}
 
 impl StoredPacks {
+    /// Those that were not taken yet.
     pub(crate) fn take(&self) -> Vec<StoredPack> {
-        std::mem::take(&mut *self.0.lock().expect("no holder panics"))
+        let mut packs = self.0.lock().expect("no holder panics");
+        let fresh = packs.all[packs.taken..].to_vec();
+        packs.taken = packs.all.len();
+        fresh
+    }
+
+    pub(crate) fn all(&self) -> Vec<StoredPack> {
+        self.0.lock().expect("no holder panics").all.clone()
     }
 }
 
 impl PackLog for StoredPacks {
     fn stored(&self, pack: StoredPack) {
-        self.0.lock().expect("no holder panics").push(pack);
+        self.0.lock().expect("no holder panics").all.push(pack);
     }
 }
 

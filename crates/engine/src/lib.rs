@@ -7,6 +7,7 @@ pub mod compare;
 pub mod error;
 pub mod logical;
 pub mod progress;
+mod read_back;
 pub mod restore;
 pub mod runtime;
 pub mod server;
@@ -17,3 +18,4 @@ pub mod time;
 pub mod wal;
 
 pub use error::{Error, Result};
+pub use read_back::ReadBack;

@@ -26,6 +26,7 @@ mod program;
 mod proof;
 mod properties;
 mod record;
+mod reread;
 mod shelve;
 mod snapshot;
 mod sql_check;

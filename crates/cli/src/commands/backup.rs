@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use asof_engine::ReadBack;
 use asof_engine::backup::{self, BackupReport, BackupRequest, default_name};
 use asof_engine::restore::{find, short_id};
 use asof_repository::journal::Journal;
@@ -98,6 +99,7 @@ fn print_report(report: &BackupReport) {
         None => anstream::println!("  shared  nothing: there is no earlier backup to compare with"),
     }
     anstream::println!("  took    {}", duration(report.elapsed));
+    anstream::println!("  checked {}", checked(&report.checks));
     anstream::println!("  restorable from {} on", time_from(backup.stopped));
     for taint in &backup.tainted {
         anstream::eprintln!("warning: tainted: {taint}");
@@ -110,7 +112,33 @@ fn report_json(report: &BackupReport) -> Value {
     value["elapsed_seconds"] = json!(report.elapsed.as_secs_f64());
     value["parent"] = json!(report.parent);
     value["vanished_files"] = json!(report.vanished);
+    value["checks"] = checks_json(&report.checks);
     value
+}
+
+/// What was found true of a backup when it was committed. Each was tried; what fails is an error.
+pub(crate) fn checked(checks: &ReadBack) -> String {
+    let packs = match (checks.packs_looked_at, checks.packs) {
+        (looked_at, all) if looked_at == all => String::new(),
+        (looked_at, all) => format!(" ({looked_at} of {all} packs looked at)"),
+    };
+    let read_back = match checks.decoded_bytes {
+        Some(_) => "read back",
+        None => "not read back, because this key only writes",
+    };
+    format!("stored{packs}, not empty, {read_back}, recorded")
+}
+
+pub(crate) fn checks_json(checks: &ReadBack) -> Value {
+    json!({
+        "stored": true,
+        "packs": checks.packs,
+        "packs_looked_at": checks.packs_looked_at,
+        "not_empty": true,
+        "read_back": checks.decoded_bytes.is_some(),
+        "read_back_bytes": checks.decoded_bytes,
+        "recorded": true,
+    })
 }
 
 pub(crate) fn backup_json(state: &BackupState) -> Value {

@@ -10,7 +10,7 @@ use asof_repository::lineage::{BackupKind, BackupState};
 use serde_json::{Value, json};
 
 use crate::args::{Dump, DumpFormat};
-use crate::commands::backup::{backup_json, parse_tags};
+use crate::commands::backup::{backup_json, checked, checks_json, parse_tags};
 use crate::context::{Context, Instance, variable};
 use crate::failure::{Failure, Result};
 use crate::show::{self, bytes, duration};
@@ -178,7 +178,8 @@ fn print_report(report: &DumpReport) {
         None => anstream::println!("  size    {}", bytes(details.bytes)),
     }
     anstream::println!("  took    {}", duration(report.elapsed));
-    anstream::println!("  checked stored, not empty, decoded to its end, held against the tables of the server");
+    let checked = report.checks.as_ref().map_or_else(|| "stored, not empty".to_owned(), checked);
+    anstream::println!("  checked {checked}; decoded to its end and held against the tables of the server");
     report.files.iter().skip(1).for_each(|path| anstream::println!("  beside  {}", path.display()));
     let not = if details.globals {
         "other databases, WAL"
@@ -205,6 +206,7 @@ fn report_json(report: &DumpReport) -> Value {
     value["files"] = json!(report.files);
     value["tables"] = json!(report.tables);
     value["remarks"] = json!(report.remarks);
+    value["checks"] = report.checks.as_ref().map_or(Value::Null, checks_json);
     value["elapsed_seconds"] = json!(report.elapsed.as_secs_f64());
     value
 }

@@ -3,9 +3,10 @@
 //! 1. a transaction with an exported snapshot is opened, and what the database is at this moment is read in it;
 //! 2. `pg_dump` is given the snapshot, and writes into a pipe; what comes is decoded and stored, sealed, at once;
 //! 3. what came is held against the tables as the snapshot shows them;
-//! 4. the record and, in the repository, the commit entry are written: from here on there is a dump.
+//! 4. the record and, in the repository, the commit entry are written: from here on there is a dump;
+//! 5. one in the repository is read back (`read_back`).
 //!
-//! Whatever fails before the last step leaves an aborted attempt or nothing, and no file that looks like a dump.
+//! Whatever fails before there is a dump leaves an aborted attempt or nothing, and no file that looks like a dump.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -24,6 +25,7 @@ use super::outcome::{Contents, cut_foreign_keys, hold_against, reasons};
 use super::parallel;
 use super::program::{Link, Output, Running};
 use super::record::{DatabaseRecord, Details, FileRecord, Format, Selection, TableRecord};
+use super::reread::decode;
 use super::shelve::{Shelved, Shelving};
 use super::snapshot::{Snapshot, Table};
 use super::to_file;
@@ -31,6 +33,7 @@ use super::to_file;
 use crate::backup::{StoredPacks, abort, record_progress, refuse_taken_name};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
+use crate::read_back::{ReadBack, read_back};
 use crate::server::{self, Identity, Server, check_identity};
 use crate::shelf::Shelf;
 use crate::time::rfc3339;
@@ -77,6 +80,8 @@ pub struct DumpReport {
     pub files: Vec<PathBuf>,
     /// What the programs remarked.
     pub remarks: Vec<String>,
+    /// What was looked at when it was committed, if it went into the repository.
+    pub checks: Option<ReadBack>,
     /// How long it took.
     pub elapsed: Duration,
 }
@@ -225,7 +230,9 @@ async fn to_repository(
         Ok(mut report) => {
             report.remarks.extend(upgraded);
             let backup = report.backup.clone().expect("what was stored is a backup");
-            journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup))).await?;
+            journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.clone()))).await?;
+            observer.event(Event::Phase("reading back"));
+            report.checks = Some(read_back(shelf, &backup, packs.all(), decode).await?);
             Ok(report)
         }
         Err(error) => {
@@ -265,7 +272,8 @@ async fn store(
     let elapsed = plan.world.monotonic() - began;
     details.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
     let backup = backup(plan, request, attempt, &shelved, &details);
-    Ok(DumpReport { details, tables, backup: Some(backup), files: Vec::new(), remarks: dumped.remarks, elapsed })
+    let (backup, files, remarks) = (Some(backup), Vec::new(), dumped.remarks);
+    Ok(DumpReport { details, tables, backup, files, remarks, checks: None, elapsed })
 }
 
 fn backup(plan: &Plan, request: &DumpRequest, attempt: Id, shelved: &Shelved, details: &Details) -> Backup {
@@ -418,5 +426,5 @@ async fn to_files(
     let record = FileRecord { made, details: details.clone(), tables: tables.clone(), sha256 };
     making.add("json", &serde_json::to_vec_pretty(&record).expect("records can be written as JSON")).await?;
     let files = making.publish().await?;
-    Ok(DumpReport { details, tables, backup: None, files, remarks: dumped.remarks, elapsed })
+    Ok(DumpReport { details, tables, backup: None, files, remarks: dumped.remarks, checks: None, elapsed })
 }
