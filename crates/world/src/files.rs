@@ -96,6 +96,15 @@ pub struct MemoryFile {
     pub held: Box<dyn Send + Sync>,
 }
 
+/// How much a file system holds, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What whoever is not root can still write.
+    pub free: u64,
+    /// All of it.
+    pub total: u64,
+}
+
 /// The local file system.
 pub trait Files: Send + Sync {
     /// Opens for reading.
@@ -148,6 +157,10 @@ pub trait Files: Send + Sync {
             io::ErrorKind::Unsupported,
             format!("there is no place in memory for {} bytes", bytes.len()),
         ))
+    }
+    /// How much the file system has on which this existing file or directory lies; links are followed.
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, format!("{} has no space that is known", path.display())))
     }
     /// The entries of a directory, without `.` and `..`, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use buffer::{ALIGNMENT, AlignedBuf};
 pub use clock::{Clock, Timestamp};
 pub use files::{
-    Attributes, DirEntry, FileKind, Files, MemoryFile, Owner, ReadFile, WriteFile, WriteMode, create_dir_durable,
+    Attributes, DirEntry, FileKind, Files, MemoryFile, Owner, ReadFile, Space, WriteFile, WriteMode, create_dir_durable,
 };
 pub use ids::Id;
 pub use plant::planted;

@@ -16,8 +16,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::{
-    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, MemoryFile, Owner, Processes, Random, ReadFile, Tasks,
-    Timestamp, World, WriteFile, WriteMode,
+    ALIGNMENT, Attributes, Clock, DirEntry, FileKind, Files, MemoryFile, Owner, Processes, Random, ReadFile, Space,
+    Tasks, Timestamp, World, WriteFile, WriteMode,
 };
 
 pub(crate) fn world() -> World {
@@ -276,6 +276,12 @@ impl Files for KernelFiles {
         Ok(MemoryFile { path: path.into(), held: Box::new(file) })
     }
 
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        let found = rustix::fs::statvfs(path)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Space { free: bytes(found.f_bavail), total: bytes(found.f_blocks) })
+    }
+
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         fs::read_dir(path)?
             .map(|entry| {
@@ -338,6 +344,15 @@ mod tests {
             assert_eq!(KernelFiles.read(&path, 10).expect("reads"), content);
         }
         assert_eq!(KernelFiles.list(path.parent().expect("has a parent")).expect("lists").len(), 1);
+    }
+
+    #[test]
+    fn the_space_of_a_file_system_is_known_and_that_of_nothing_is_not() {
+        let dir = scratch();
+        let space = KernelFiles.space(dir.path()).expect("is known");
+        assert!(0 < space.total && space.free <= space.total, "{space:?}");
+        let missing = KernelFiles.space(&dir.path().join("missing")).expect_err("is not there");
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
