@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use crate::error::Result;
 
 pub use files::FilesSource;
-pub use sql::{READS_EVERYTHING, SqlSource, grants, missing_rights, superfluous_rights};
+pub use sql::{READS_EVERYTHING, SqlSource, grants, missing_rights, superfluous_rights, superfluous_to_dump};
 
 /// A running instance whose files can be read.
 #[async_trait]

@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::server::Server;
 use pool::Pool;
 
-pub use rights::{READS_EVERYTHING, grants, missing_rights, superfluous_rights};
+pub use rights::{READS_EVERYTHING, grants, missing_rights, superfluous_rights, superfluous_to_dump};
 
 /// One row of a read: large enough for speed, small enough for the memory of the server process (rule 12).
 const CHUNK_BYTES: u32 = 1 << 20;

@@ -105,6 +105,12 @@ pub async fn superfluous_rights(connection: &mut Connection) -> Result<Vec<&'sta
     Ok(TOO_MUCH.iter().zip(held).filter(|(_, held)| *held).map(|((_, why), _)| *why).collect())
 }
 
+/// The same of a dump: it may have to pass by row security.
+pub async fn superfluous_to_dump(connection: &mut Connection) -> Result<Vec<&'static str>> {
+    let needed = |why: &&str| TOO_MUCH.iter().any(|(condition, of)| of == why && *condition == "rolbypassrls");
+    Ok(superfluous_rights(connection).await?.into_iter().filter(|why| !needed(why)).collect())
+}
+
 /// Asks conditions about the current role, in one row.
 async fn ask(connection: &mut Connection, conditions: impl Iterator<Item = &str>) -> Result<Vec<bool>> {
     let conditions: Vec<String> = conditions.map(|condition| format!("({condition})")).collect();
