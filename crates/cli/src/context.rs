@@ -211,13 +211,18 @@ impl Context {
         })
     }
 
+    /// The data directory of an instance, where it is read from this host.
+    pub(crate) async fn data_directory(&self, config: &InstanceConfig) -> Result<Option<PathBuf>> {
+        match (&config.data_directory, &config.run_directory) {
+            (Some(directory), _) => Ok(Some(directory.clone())),
+            (None, Some(run_directory)) => Ok(Some(Made::read(&self.world, run_directory).await?.data_directory)),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// How the files of an instance are read: directly where a data directory is configured, else by SQL.
     pub(crate) async fn reader(&self, config: &InstanceConfig, server: &Server, contact: &Contact) -> Result<Reader> {
-        let made = match &config.run_directory {
-            Some(run_directory) => Some(Made::read(&self.world, run_directory).await?.data_directory),
-            None => None,
-        };
-        match config.data_directory.as_ref().or(made.as_ref()) {
+        match self.data_directory(config).await? {
             Some(directory) => {
                 let source = FilesSource::new(self.world.clone(), directory, contact.major);
                 Ok(Reader { source: Arc::new(source), reading: Reading::Files })
@@ -238,7 +243,7 @@ impl Context {
 }
 
 /// The directory that is meant by a path or a `file://` URL.
-fn directory(url: &str) -> Result<PathBuf> {
+pub(crate) fn directory(url: &str) -> Result<PathBuf> {
     let path = url.strip_prefix("file://").unwrap_or(url);
     if path.contains("://") {
         let what = format!("{url} is no place for a repository that this version of asof knows");

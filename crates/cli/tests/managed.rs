@@ -242,3 +242,78 @@ fn a_major_upgrade_of_a_managed_service_is_remarked_and_goes_on() {
     managed.desk.write("asof.toml", &here);
     managed.asof("dump prod").must("dump prod", 3, &["its major is 13, not 15"]);
 }
+
+#[test]
+fn a_check_of_a_managed_service_tries_what_a_dump_needs_and_nothing_else() {
+    for major in majors() {
+        let (managed, _) = Managed::registered(major, "rds.extensions = 'plpgsql'");
+        let checked = managed.done("check prod");
+        for expected in [
+            "server           the registered one",
+            "more than dumps need: may create databases",
+            "clients          pg_dump",
+            "app: every table, sequence and large object can be read",
+            "repository space",
+            "the next backup may take",
+        ] {
+            assert!(checked.contains(expected), "`{expected}` is not in {checked}");
+        }
+        let found = json(&managed.done("check prod --json"));
+        let all = found.as_array().expect("a list");
+        assert!(all.iter().all(|finding| finding["ok"] == true && finding["state"].is_string()), "{found}");
+        for needless in ["files", "wal_level", "WAL", "slots", "replication", "source space"] {
+            assert!(!all.iter().any(|finding| finding["check"] == needless), "{needless} in {found}");
+        }
+    }
+}
+
+#[test]
+fn what_a_role_cannot_dump_is_named_by_the_check_before_a_dump_fails_for_it() {
+    for major in majors() {
+        let (managed, _) = Managed::registered(major, "rds.extensions = 'plpgsql'");
+        managed.server.psql_in(
+            "app",
+            "create table shop.hidden (n int); create sequence shop.counter; select lo_from_bytea(4711, 'x');
+             create table shop.partly (n int); grant select on shop.partly to owner; alter table shop.partly enable row level security;
+             create schema closed; create table closed.t (n int); grant select on closed.t to owner;
+             create table shop.open (n int); grant select on shop.open to public; grant select on large object 4711 to public;
+             select lo_from_bytea(4712, 'y'); create temporary table mine (n int)",
+        );
+        let said = managed.asof("check prod");
+        assert_eq!(said.code, 3, "{said:?}");
+        for expected in [
+            "FAILED  dump rights      app: no SELECT on table closed.t, shop.hidden; no SELECT on sequence shop.counter; \
+             no SELECT on large object 4712; row security, which the role does not bypass, on table shop.partly; grant",
+            "repository space",
+        ] {
+            assert!(said.out.contains(expected), "on {major}: `{expected}` is not in {}", said.out);
+        }
+        assert_ne!(managed.asof("dump prod").code, 0, "the check was right on {major}");
+        managed.server.psql_in(
+            "app",
+            "drop schema closed cascade; drop table shop.hidden, shop.partly; drop sequence shop.counter; select lo_unlink(4712)",
+        );
+        managed.done("check prod");
+        managed.done("dump prod");
+    }
+}
+
+#[test]
+fn a_database_that_nobody_dumped_is_a_warning_and_one_that_was_dumped_a_failure() {
+    let (managed, _) = Managed::registered(15, "rds.extensions = 'plpgsql'");
+    managed.server.psql("create database other owner owner");
+    managed.server.psql_in("other", "create table foreign_one (n int)");
+    let warned = managed.asof("check prod");
+    assert!(
+        warned.code == 0 && warned.out.contains("warning dump rights      other: no SELECT on table"),
+        "{warned:?}"
+    );
+    managed.server.psql_in("other", "grant select on foreign_one to owner");
+    managed.done("dump prod --database other --name once");
+    managed.server.psql_in("other", "revoke select on foreign_one from owner");
+    let failed = managed.asof("check prod");
+    assert!(failed.code == 3 && failed.out.contains("FAILED  dump rights      other: no SELECT"), "{failed:?}");
+    managed.server.psql("drop database other");
+    let gone = managed.asof("check prod");
+    assert!(gone.code == 0 && gone.out.contains("other: was dumped, and is not there any more"), "{gone:?}");
+}

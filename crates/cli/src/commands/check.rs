@@ -1,86 +1,98 @@
 //! `asof check`: whether an instance can be backed up now. Every line was tried; what cannot be tried is not OK.
 
-use asof_engine::server;
-use asof_engine::source::{missing_rights, superfluous_rights};
+mod arrival;
+mod dumps;
+mod place;
+mod server;
+mod space;
+
+use asof_engine::runtime::find_binaries;
+use asof_engine::server::{self as engine, Contact, Identity, Server};
 use asof_postgres::client::Connection;
-use asof_repository::store::probe::{Capabilities, probe};
+use asof_repository::lineage::Lineage;
 use serde_json::json;
 
 use crate::args::OneInstance;
-use crate::context::Context;
-use crate::failure::{DENIED, Failure, Result};
+use crate::config::InstanceConfig;
+use crate::context::{Context, Instance, variable};
+use crate::failure::{Failure, Result};
 use crate::show::{self, SPOOL_SURVIVES};
+
+pub(crate) use server::{Replication, replication};
+
+/// What came of one item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ok,
+    /// It works, and something should be known about it.
+    Warning,
+    /// It could not be tried from here.
+    Unknown,
+    Failed,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Unknown => "unknown",
+            Self::Failed => "FAILED",
+        }
+    }
+}
 
 struct Finding {
     what: &'static str,
-    result: Result<String, String>,
+    state: State,
+    text: String,
+}
+
+impl Finding {
+    fn new(what: &'static str, state: State, text: impl Into<String>) -> Self {
+        Self { what, state, text: text.into() }
+    }
+
+    fn of(what: &'static str, result: Result<String, String>) -> Self {
+        match result {
+            Ok(text) => Self::new(what, State::Ok, text),
+            Err(text) => Self::new(what, State::Failed, text),
+        }
+    }
+}
+
+/// What is checked, and what was found so far.
+struct Checkup<'a> {
+    context: &'a Context,
+    instance: &'a Instance,
+    config: &'a InstanceConfig,
+    link: Server,
+    lineage: &'a Lineage,
+    findings: Vec<Finding>,
 }
 
 pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     let instance = context.instance(args.name.as_deref()).await?;
     let config = instance.config()?;
     let link = context.server(config).await?;
-    let mut findings = vec![
-        Finding { what: "repository", result: Ok("opens with this key".to_owned()) },
-        Finding { what: "repository store", result: repository_store(context).await? },
-    ];
-    match context.contact(&link).await {
-        Err(error) => findings.push(Finding { what: "connection", result: Err(error.in_one_line()) }),
-        Ok((mut connection, contact)) => {
-            findings.push(Finding { what: "connection", result: Ok(format!("PostgreSQL {}", contact.version)) });
-            let files = match context.reader(config, &link, &contact).await {
-                Ok(reader) => match server::read_control(&context.world, reader.source.as_ref()).await {
-                    Ok((_, control)) => {
-                        let facts = server::facts(&control);
-                        let journal = instance.shelf.journal().await?;
-                        server::check_facts(&instance.name, &journal.state().facts, &facts)
-                            .map(|()| "readable, of the registered server".to_owned())
-                            .map_err(|error| error.to_string())
-                    }
-                    Err(error) => Err(error.to_string()),
-                },
-                Err(error) => Err(error.to_string()),
-            };
-            findings.push(Finding { what: "files", result: files });
-            findings.push(Finding { what: "wal_level", result: wal_level(&mut connection).await });
-            findings.push(Finding { what: "full_page_writes", result: full_page_writes(&mut connection).await });
-            let by_sql = config.data_directory.is_none() && config.run_directory.is_none();
-            findings.push(Finding { what: "rights", result: rights(&mut connection, by_sql).await });
-            findings.push(Finding { what: "slots", result: slots(&mut connection).await });
-            if let Some(mut result) = synchronous(&mut connection, &link).await {
-                if config.spool.is_some() {
-                    result =
-                        result.map(|stands| format!("{stands}; acknowledged from the spool, which {SPOOL_SURVIVES}"));
-                }
-                findings.push(Finding { what: "synchronous", result });
-            }
-            connection.close().await;
-        }
-    }
-    let way = replication(&link).await.map(|way| match way {
-        Replication::Streams(stands) => stands,
-        Replication::Refused(why) => format!("refused, so WAL is read by SQL: {why}"),
-    });
-    findings.push(Finding { what: "replication", result: way });
-    let failed = findings.iter().filter(|finding| finding.result.is_err()).count();
+    let journal = instance.shelf.journal().await?;
+    let (lineage, findings) = (journal.state(), Vec::new());
+    let mut checkup = Checkup { context, instance: &instance, config, link, lineage, findings };
+    checkup.everything().await?;
+    let findings = checkup.findings;
     if args.json {
         let line = |finding: &Finding| {
-            let (ok, text) = match &finding.result {
-                Ok(text) => (true, text),
-                Err(text) => (false, text),
-            };
-            json!({ "check": finding.what, "ok": ok, "result": text })
+            let ok = matches!(finding.state, State::Ok | State::Warning);
+            let state = finding.state.word().to_lowercase();
+            json!({ "check": finding.what, "ok": ok, "state": state, "result": finding.text })
         };
         show::json(&json!(findings.iter().map(line).collect::<Vec<_>>()));
     } else {
-        for finding in &findings {
-            match &finding.result {
-                Ok(text) => anstream::println!("ok      {:16} {text}", finding.what),
-                Err(text) => anstream::println!("FAILED  {:16} {text}", finding.what),
-            }
+        for Finding { what, state, text } in &findings {
+            anstream::println!("{:7} {what:16} {text}", state.word());
         }
     }
-    match failed {
+    match findings.iter().filter(|finding| finding.state == State::Failed).count() {
         0 => Ok(()),
         n => {
             Err(Failure::refused(format!("{n} of {} checks failed", findings.len()), "mend them; nothing was changed"))
@@ -88,168 +100,104 @@ pub(crate) async fn run(context: &Context, args: OneInstance) -> Result<()> {
     }
 }
 
-/// What trying the store gives; only that the store cannot be opened at all is an error of the command.
-async fn repository_store(context: &Context) -> Result<Result<String, String>> {
-    let loaded = context.loaded()?;
-    let store = context.store(&loaded.config.repository.url)?;
-    let single_writer = context.repository(&loaded).await?.root.single_writer;
-    let found = match probe(store.as_ref(), &context.world).await {
-        Ok(found) => found,
-        Err(error) => return Ok(Err(with_causes(&error))),
-    };
-    let protects = found.require(&store.place(), single_writer).map_err(|error| error.to_string());
-    Ok(protects.map(|()| described(&found)))
-}
-
-fn described(found: &Capabilities) -> String {
-    let mut words = vec![match &found.overwrites {
-        None => "creates without overwriting, reads back at once".to_owned(),
-        Some(how) => format!("used by a single writer, because {how}"),
-    }];
-    if !found.lists_at_once {
-        words.push("lists with a delay".to_owned());
+impl Checkup<'_> {
+    fn add(&mut self, what: &'static str, state: State, text: impl Into<String>) {
+        self.findings.push(Finding::new(what, state, text));
     }
-    words.extend(found.left_behind.clone());
-    words.join("; ")
-}
 
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
-}
-
-async fn ask(connection: &mut Connection, sql: &str) -> Result<String, String> {
-    let row = connection.query_one(sql).await.map_err(|error| error.to_string())?;
-    row.required(0).map(str::to_owned).map_err(|error| error.to_string())
-}
-
-async fn wal_level(connection: &mut Connection) -> Result<String, String> {
-    match ask(connection, "SHOW wal_level").await?.as_str() {
-        "minimal" => Err("minimal: WAL cannot be replayed; set wal_level = replica and restart".to_owned()),
-        level => Ok(level.to_owned()),
+    fn add_result(&mut self, what: &'static str, result: Result<String, String>) {
+        self.findings.push(Finding::of(what, result));
     }
-}
 
-async fn full_page_writes(connection: &mut Connection) -> Result<String, String> {
-    match ask(connection, "SHOW full_page_writes").await?.as_str() {
-        "on" => Ok("on".to_owned()),
-        _ => Err("off: torn pages of a backup cannot be repaired; set full_page_writes = on".to_owned()),
-    }
-}
-
-/// What the role lacks is a failure where the files are read by SQL; what it has too much is said.
-async fn rights(connection: &mut Connection, by_sql: bool) -> Result<String, String> {
-    let missing = missing_rights(connection).await.map_err(|error| error.to_string())?;
-    if by_sql && !missing.is_empty() {
-        return Err(format!("missing: {}; `asof instance grants` prints them all", missing.join("; ")));
-    }
-    let superfluous = superfluous_rights(connection).await.map_err(|error| error.to_string())?;
-    match superfluous.len() {
-        0 => Ok("what is needed and no more".to_owned()),
-        _ => Ok(format!("more than is needed: {}", superfluous.join(", "))),
-    }
-}
-
-async fn slots(connection: &mut Connection) -> Result<String, String> {
-    let sql = "SELECT current_setting('max_replication_slots')::int - (SELECT count(*) FROM pg_replication_slots)";
-    let free: i64 =
-        ask(connection, sql).await?.parse().map_err(|_| "the server did not answer with a number".to_owned())?;
-    if free >= 2 {
-        Ok(format!("{free} free"))
-    } else {
-        Err(format!("{free} free, 2 needed; raise max_replication_slots"))
-    }
-}
-
-/// Where commits wait for us: whether all of them do, and what happens when we are away. `None` where none does.
-async fn synchronous(connection: &mut Connection, link: &server::Server) -> Option<Result<String, String>> {
-    let names = match ask(connection, "SHOW synchronous_standby_names").await {
-        Ok(names) => names,
-        Err(error) => return Some(Err(error)),
-    };
-    let ours = link.config.application_name.as_deref().unwrap_or("asof");
-    let standbys = standbys_of(&names);
-    if !standbys.iter().any(|name| name == "*" || name.eq_ignore_ascii_case(ours)) {
-        return None;
-    }
-    // Whoever commits with another setting than the server's does so by role, database or session; sessions cannot be seen.
-    let sql = "SELECT string_agg(who || ': ' || setting, '; ') FROM ( \
-               SELECT 'the server' AS who, 'synchronous_commit=' || reset_val AS setting FROM pg_settings \
-               WHERE name = 'synchronous_commit' UNION ALL \
-               SELECT concat_ws(' in ', 'role ' || rolname, 'database ' || datname), setting \
-               FROM pg_db_role_setting s CROSS JOIN unnest(setconfig) setting \
-               LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON d.oid = setdatabase \
-               WHERE setting LIKE 'synchronous_commit=%') all_of_them \
-               WHERE split_part(setting, '=', 2) NOT IN ('on', 'remote_write')";
-    let exceptions = match connection.query_one(sql).await.and_then(|row| Ok(row.text(0)?.map(str::to_owned))) {
-        Ok(exceptions) => exceptions,
-        Err(error) => return Some(Err(error.to_string())),
-    };
-    if let Some(exceptions) = exceptions {
-        return Some(Err(format!(
-            "commits can be lost, or wait for ever, under {exceptions}: local and off do not wait for us, and remote_apply waits for \
-             what we never do; use on"
-        )));
-    }
-    Some(Ok(match standbys.len() {
-        1 => format!("{names}: we are the only one, so that commits wait for as long as we are away"),
-        _ => names,
-    }))
-}
-
-/// The names in `synchronous_standby_names`: `FIRST 2 (a, b)`, `ANY 1 (a, b)`, `a, b`, `*`.
-fn standbys_of(setting: &str) -> Vec<String> {
-    let list = setting.rsplit_once('(').map_or(setting, |(_, list)| list.trim_end().trim_end_matches(')'));
-    let names = list.split(',').map(|name| name.trim().trim_matches('"').to_owned());
-    names.filter(|name| !name.is_empty()).collect()
-}
-
-/// Which way WAL comes from a server.
-pub(crate) enum Replication {
-    /// By streaming replication; where the server stands.
-    Streams(String),
-    /// By SQL, because replication connections are refused: why, and what would change it.
-    Refused(String),
-}
-
-/// Tries a replication connection.
-pub(crate) async fn replication(link: &server::Server) -> Result<Replication, String> {
-    let mut connection = match link.connect_replication().await {
-        Ok(connection) => connection,
-        Err(error) => {
-            let (failure, user) = (Failure::from(error), &link.config.user);
-            let refused = failure.in_one_line();
-            // A missing right is told apart from a missing line by what the server said.
-            return match failure.code() {
-                DENIED => Ok(Replication::Refused(format!(
-                    "{refused}; it costs more and cannot be synchronous; streaming takes ALTER ROLE {user} REPLICATION, and in \
-                     pg_hba.conf: host replication {user} ADDRESS scram-sha-256"
-                ))),
-                _ => Err(refused),
-            };
+    async fn everything(&mut self) -> Result<()> {
+        self.add("repository", State::Ok, "opens with this key");
+        let store = place::repository_store(self.context).await?;
+        self.add_result("repository store", store);
+        let logical_only = self.config.logical || engine::is_logical_only(&self.lineage.facts);
+        match self.context.contact(&self.link).await {
+            Err(error) => self.add_result("connection", Err(error.in_one_line())),
+            Ok((mut connection, contact)) => {
+                self.add("connection", State::Ok, format!("PostgreSQL {}", contact.version));
+                if logical_only {
+                    self.of_dumps_only(&mut connection, &contact).await?;
+                } else {
+                    self.of_files(&mut connection, &contact).await?;
+                }
+                connection.close().await;
+            }
         }
-    };
-    let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
-    connection.close().await;
-    Ok(Replication::Streams(format!("timeline {}, at {}", identity.timeline, identity.xlogpos)))
-}
+        if !logical_only {
+            let way = replication(&self.link).await.map(|way| match way {
+                Replication::Streams(stands) => stands,
+                Replication::Refused(why) => format!("refused, so WAL is read by SQL: {why}"),
+            });
+            self.add_result("replication", way);
+        }
+        Ok(())
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::standbys_of;
+    /// The path of a dump: there are no files to read and there is no WAL.
+    async fn of_dumps_only(&mut self, connection: &mut Connection, contact: &Contact) -> Result<()> {
+        self.identity(connection, contact).await;
+        self.add_result("rights", server::rights_to_dump(connection).await);
+        self.dumps(connection, contact, true).await;
+        self.space(connection, true).await
+    }
 
-    #[test]
-    fn the_names_of_synchronous_standbys_are_read_in_every_form() {
-        for (setting, names) in [
-            ("", vec![]),
-            ("*", vec!["*"]),
-            ("asof", vec!["asof"]),
-            ("a, asof", vec!["a", "asof"]),
-            ("FIRST 1 (asof, \"Standby 1\")", vec!["asof", "Standby 1"]),
-            ("ANY 2 (a,b , c )", vec!["a", "b", "c"]),
-            ("2 (a, b)", vec!["a", "b"]),
-        ] {
-            assert_eq!(standbys_of(setting), names, "{setting}");
+    async fn of_files(&mut self, connection: &mut Connection, contact: &Contact) -> Result<()> {
+        let files = self.files(contact).await;
+        self.add_result("files", files);
+        self.add_result("wal_level", server::wal_level(connection).await);
+        self.add_result("full_page_writes", server::full_page_writes(connection).await);
+        let by_sql = self.config.data_directory.is_none() && self.config.run_directory.is_none();
+        self.add_result("rights", server::rights(connection, by_sql).await);
+        self.add_result("slots", server::slots(connection).await);
+        if let Some(mut result) = server::synchronous(connection, &self.link).await {
+            if self.config.spool.is_some() {
+                result = result.map(|stands| format!("{stands}; acknowledged from the spool, which {SPOOL_SURVIVES}"));
+            }
+            self.add_result("synchronous", result);
+        }
+        self.wal_arrives(connection, contact).await;
+        self.programs(contact).await;
+        self.dumps(connection, contact, false).await;
+        self.space(connection, false).await
+    }
+
+    /// Whether the files are readable and those of the server that was registered (hazard D1).
+    async fn files(&self, contact: &Contact) -> Result<String, String> {
+        let reader = self.context.reader(self.config, &self.link, contact).await.map_err(|error| error.to_string())?;
+        let control = engine::read_control(&self.context.world, reader.source.as_ref()).await;
+        let (_, control) = control.map_err(|error| error.to_string())?;
+        engine::check_facts(&self.instance.name, &self.lineage.facts, &engine::facts(&control))
+            .map(|()| "readable, of the registered server".to_owned())
+            .map_err(|error| error.to_string())
+    }
+
+    /// The same where only SQL can tell.
+    async fn identity(&mut self, connection: &mut Connection, contact: &Contact) {
+        let checked = match Identity::ask(connection, contact).await {
+            Ok(identity) => engine::check_identity(&self.instance.name, self.lineage, &identity),
+            Err(error) => Err(error),
+        };
+        match checked {
+            Ok(None) => {
+                self.add("server", State::Ok, "the registered one, as far as it says; its files are not asked for")
+            }
+            Ok(Some(remark)) => self.add("server", State::Warning, remark),
+            Err(error) => self.add("server", State::Failed, error.to_string()),
+        }
+    }
+
+    /// What a restore into a running instance would need of this machine. A restore may well happen on another.
+    async fn programs(&mut self, contact: &Contact) {
+        let (bindir, path) = (self.instance.bindir(), variable("PATH"));
+        match find_binaries(&self.context.world, contact.major, bindir.as_deref(), path.as_deref()).await {
+            Ok(found) => self.add("programs", State::Ok, format!("{} in {}", found.version, found.dir.display())),
+            Err(error) => {
+                let text = format!("{error}; without them this machine restores into directories only (--to)");
+                self.add("programs", State::Warning, text);
+            }
         }
     }
 }

@@ -1,0 +1,120 @@
+//! `asof check` of a server whose files are backed up: each line was tried, and says what to do where it failed.
+
+mod support;
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use asof_testkit::{Options, Server, Volume};
+use serde_json::Value;
+
+use support::{Desk, json, protected};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the check says of one item: its state and its text.
+fn finding(desk: &Desk, what: &str) -> (String, String) {
+    let said = desk.asof("check prod --json");
+    let all = json(&said.out);
+    let found = all.as_array().expect("a list").iter().find(|finding| finding["check"] == what);
+    let found = found.unwrap_or_else(|| panic!("no {what} in {all}"));
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    (text(&found["state"]), text(&found["result"]))
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "{what} did not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_repository_without_room_for_the_next_backup_fails_the_check_with_the_numbers() {
+    // The databases of a new server have more than this.
+    let volume = Volume::with_size("small", 16);
+    let (desk, server) = (Desk::new(), Server::running(15, &Options::default()));
+    desk.done(&format!("init {}", volume.path().join("repository").display()));
+    assert_eq!(desk.add("prod", &server.conninfo()).code, 0);
+    let (state, text) = finding(&desk, "repository space");
+    assert!(state == "failed" && text.contains(" free at ") && text.contains("the server has"), "{state} {text}");
+    desk.refused("check prod", 3, &["checks failed"]);
+}
+
+#[test]
+fn room_is_looked_for_where_the_server_the_spool_and_the_repository_lie() {
+    let (desk, server) = protected();
+    for what in ["source space", "repository space"] {
+        let (state, text) = finding(&desk, what);
+        assert!(state == "ok" && text.contains(" free at "), "{what}: {state} {text}");
+    }
+    assert!(finding(&desk, "repository space").1.contains("the last took"), "it goes by the last backup");
+    let again = desk
+        .command()
+        .args(["instance", "add", "prod", "--by-sql", "--spool", "spool", "--pg", &server.conninfo()])
+        .output();
+    assert!(again.expect("asof runs").status.success());
+    assert_eq!(finding(&desk, "source space"), ("unknown".to_owned(), "not on this host".to_owned()));
+    let (state, text) = finding(&desk, "spool space");
+    assert!(state == "ok" && text.contains("spool; at least max_wal_size, 1.0 GiB,"), "{state} {text}");
+    assert!(desk.done("check prod").contains("unknown source space     not on this host"));
+}
+
+#[test]
+fn a_check_says_whether_wal_arrives() {
+    let (desk, server) = protected();
+    let (state, text) = finding(&desk, "WAL");
+    assert!(state == "warning" && text.contains("only the moments of backups"), "{state} {text}");
+    let mut receive = desk.command();
+    receive.args(["wal", "receive", "prod"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let _receiver = Running(receive.spawn().expect("asof runs"));
+    until("the receiver", || finding(&desk, "WAL").0 == "ok");
+    server.psql("create table t (n int)");
+    until("what was written", || finding(&desk, "WAL").1.contains(", 0 B behind the server, as of "));
+}
+
+#[test]
+fn an_archive_command_of_asof_that_fails_fails_the_check() {
+    let (desk, server) = protected();
+    let set = |command: &str| {
+        server.psql(&format!("alter system set archive_command = '{command}'"));
+        server.psql("select pg_reload_conf()");
+    };
+    set("false asof wal push --instance prod %p");
+    server.psql("alter system set archive_mode = on");
+    let mut server = server;
+    server.restart();
+    server.psql("create table t (n int); select pg_switch_wal()");
+    until("a failure", || server.psql("select failed_count > 0 from pg_stat_archiver") == "t");
+    let (state, text) = finding(&desk, "archiving");
+    assert!(state == "failed" && text.contains("archive_command failed for 0000"), "{state} {text}");
+    server.psql("alter system set archive_command = 'true asof'");
+    server.psql("select pg_reload_conf()");
+    until("a success", || server.psql("select archived_count > 0 from pg_stat_archiver") == "t");
+    assert_eq!(finding(&desk, "archiving").0, "ok");
+    server.psql("alter system set archive_command = 'true'");
+    server.psql("select pg_reload_conf()");
+    until("another command", || !desk.asof("check prod").out.contains("archiving"));
+}
+
+#[test]
+fn what_was_dumped_of_a_server_whose_files_are_backed_up_is_checked_as_well() {
+    let (desk, server) = protected();
+    assert!(!desk.done("check prod").contains("dump rights"), "nothing was dumped");
+    desk.done("dump prod --database postgres");
+    let (state, text) = finding(&desk, "dump rights");
+    assert!(state == "ok" && text.starts_with("postgres: "), "{state} {text}");
+    assert_eq!(finding(&desk, "clients").0, "ok");
+    drop(server);
+}
+
+/// Ends when the test does.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
