@@ -24,7 +24,7 @@ use std::time::Duration;
 use asof_testkit::{Moto, Options, Server, Workdir, majors};
 
 /// Every page, and what its reader has done before.
-const PAGES: [(&str, Before); 13] = [
+const PAGES: [(&str, Before); 14] = [
     ("README.md", Before::Nothing),
     ("first-backup.md", Before::Nothing),
     ("restore.md", Before::Receiving),
@@ -37,6 +37,7 @@ const PAGES: [(&str, Before); 13] = [
     ("dump.md", Before::Protected),
     ("troubleshooting.md", Before::Protected),
     ("configuration.md", Before::Protected),
+    ("managed.md", Before::Service),
     ("s3.md", Before::Bucket),
 ];
 
@@ -53,6 +54,8 @@ enum Before {
     Protected,
     /// And its WAL is received.
     Receiving,
+    /// The server calls itself a managed service, and has a database `shop` that belongs to the role `master`.
+    Service,
     /// There is an empty bucket, and credentials are in the environment.
     Bucket,
 }
@@ -131,6 +134,11 @@ fn troubleshooting_can_be_executed() {
 }
 
 #[test]
+fn a_server_without_files_can_be_executed() {
+    Guide::open("managed.md").read_through();
+}
+
+#[test]
 fn a_repository_in_a_bucket_can_be_executed() {
     let guide = Guide::open("s3.md").read_through();
     let mut restored = Server::adopt(guide.server.major(), &guide.work.path().join("restore/prod"));
@@ -157,7 +165,7 @@ impl Guide {
         let text = fs::read_to_string(guide().join(page)).expect("the page");
         let blocks = blocks(&text).unwrap_or_else(|why| panic!("{page}: {why}"));
         assert!(!blocks.is_empty(), "{page} has no block that is executed");
-        let server = server();
+        let server = server(*before);
         let work = Workdir::new("guide");
         let another_machine = work.directory("another-machine");
         let mut replacements = Self::replacements(&server, &work);
@@ -179,7 +187,8 @@ impl Guide {
         [
             ("host=/var/run/postgresql", format!("host={} port={}", server.socket_dir().display(), server.port())),
             ("host=127.0.0.1 port=5432", tcp.clone()),
-            ("host=db.example.com", tcp),
+            ("host=db.example.com", tcp.clone()),
+            ("host=shop.c1a2b3.eu-central-1.rds.amazonaws.com", tcp),
             ("/var/lib/postgresql/15/main", server.data_dir().display().to_string()),
             ("/backup/asof", place("repository")),
             ("/restore/prod", place("restore/prod")),
@@ -190,6 +199,12 @@ impl Guide {
 
     fn prepare(&mut self, before: Before) {
         if matches!(before, Before::Nothing | Before::Bucket) {
+            return;
+        }
+        if before == Before::Service {
+            self.server.psql("create role master login createdb password 'secret'");
+            self.server.psql("create database shop owner master");
+            self.server.psql_in("shop", "set role master; create table orders as select generate_series(1, 500) as id");
             return;
         }
         self.server.psql("create table orders as select generate_series(1, 500) as id");
@@ -336,7 +351,7 @@ impl Drop for Guide {
 
 /// The server of the pages. Over TCP it wants passwords, and lets nobody replicate but the role `asof`: as a container's
 /// server and a remote one do in the first page.
-fn server() -> Server {
+fn server(before: Before) -> Server {
     let hba = [
         "host all all 127.0.0.1/32 scram-sha-256",
         "host replication asof 127.0.0.1/32 scram-sha-256",
@@ -345,10 +360,9 @@ fn server() -> Server {
     // The pages are written for 15: they name its directories and its segments by number. `password_encryption` is md5 before 14.
     let run = majors();
     let major = *run.iter().find(|major| **major == 15).or(run.last()).expect("a run has a major");
-    let options = Options {
-        hba: hba.map(str::to_owned).into(),
-        ..Options::with_config(&["password_encryption = 'scram-sha-256'"])
-    };
+    let mut config = vec!["password_encryption = 'scram-sha-256'"];
+    config.extend((before == Before::Service).then_some("rds.extensions = 'plpgsql'"));
+    let options = Options { hba: hba.map(str::to_owned).into(), ..Options::with_config(&config) };
     let server = Server::running(major, &options);
     server.psql("alter role postgres password 'secret'");
     server
