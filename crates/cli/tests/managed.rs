@@ -115,11 +115,14 @@ fn the_owner_of_a_database_of_a_managed_service_dumps_loads_and_compares_it() {
         let globals = managed.asof("dump prod --name second --globals");
         assert_eq!(globals.code, 0, "{globals:?}");
         assert!(globals.err.contains("without their passwords"), "{globals:?}");
+        managed.done("dump prod --name third --jobs 3");
+        let file = managed.done("dump prod --out file.dump --globals");
+        assert!(file.contains("beside"), "{file}");
         managed.done("load second --instance prod --new-database copy");
         let compared = managed.asof("compare prod/app prod/copy --owners");
         assert_eq!(compared.code, 0, "on {major}: {compared:?}");
         managed.server.psql("create database empty owner owner");
-        managed.done("load first --instance prod --into prod/empty");
+        managed.done("load third --instance prod --into prod/empty");
         managed.done("compare prod/app prod/empty --owners");
         assert_eq!(managed.server.psql_in("empty", "select sum(total), count(*) from shop.orders"), "45150|300");
         managed.server.psql_in("copy", "delete from shop.customers where id = 300 and not exists (select from shop.orders where customer = 300); drop table shop.secrets");
@@ -156,6 +159,7 @@ fn what_needs_files_or_wal_is_refused_for_a_managed_service_in_one_sentence() {
     ] {
         managed.asof(words).must(words, 3, &["logical backups only (Amazon RDS or Aurora)", "asof dump", "asof load"]);
     }
+    managed.asof("instance grants prod").must("instance grants", 3, &["only dumped", "asof check prod"]);
     let words = "wal get 000000010000000000000001 there --instance prod";
     managed.asof(words).must(words, 200, &["logical backups only"]);
     for more in [&["--by-sql"][..], &["--data-directory", "/x"], &["--spool", "/x"]] {
@@ -212,11 +216,11 @@ fn hz_d1_another_server_under_the_name_of_a_managed_service_is_refused() {
     managed.done("dump prod --name first");
     let other = Managed::new(15, "rds.extensions = 'plpgsql'");
     managed.desk.write("asof.toml", &managed.replaced_by(&other));
-    for words in ["dump prod", "check prod"] {
+    for words in ["dump prod", "dump prod --dry-run", "dump prod --out file.dump", "check prod"] {
         let said = managed.asof(words);
         let text = format!("{}{}", said.out, said.err);
         assert_eq!(said.code, 3, "asof {words}: {said:?}");
-        assert!(text.contains("not the server that was registered"), "asof {words}: {said:?}");
+        assert!(text.contains("not the server that was registered as prod"), "asof {words}: {said:?}");
     }
     assert!(managed.done("status prod").contains("not the server that was registered as prod"));
     other.desk.run(managed.command().args(["instance", "add", "prod", "--pg", &other.conninfo()])).must(
@@ -247,7 +251,11 @@ fn a_major_upgrade_of_a_managed_service_is_remarked_and_goes_on() {
 fn a_check_of_a_managed_service_tries_what_a_dump_needs_and_nothing_else() {
     for major in majors() {
         let (managed, _) = Managed::registered(major, "rds.extensions = 'plpgsql'");
+        // What the service keeps for itself is nobody's to dump.
+        managed.server.psql("create database rdsadmin");
+        managed.server.psql_in("rdsadmin", "create table internal (n int)");
         let checked = managed.done("check prod");
+        assert!(!checked.contains("rdsadmin"), "{checked}");
         for expected in [
             "server           the registered one",
             "more than dumps need: may create databases",

@@ -20,6 +20,10 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
     let clients = clients(context, args.bindir.as_deref(), instance.as_ref()).await;
     let bar = context.bar();
     let plan = Plan::make(&context.world, &clients, &source).await?;
+    if let Some(instance) = &instance {
+        // What it remarks comes with the report.
+        plan.check_server(&instance.name, instance.shelf.journal().await?.state())?;
+    }
     let database = plan.database().name.clone();
     let request = request(context, &args, instance.as_ref(), &database)?;
     let destination = destination(context, &args, instance, &database, request.format)?;

@@ -153,7 +153,11 @@ async fn grants(context: &Context, args: Grants) -> Result<()> {
         }
         (None, None) => {
             let loaded = context.loaded()?;
-            let (_, config) = context.pick(&loaded, args.name.as_deref())?;
+            let (name, config) = context.pick(&loaded, args.name.as_deref())?;
+            if config.logical {
+                let what = format!("{name} is only dumped, and these rights are for reading its files");
+                return Err(Failure::refused(what, format!("`asof check {name}` names what its role cannot dump")));
+            }
             contacted(context, &context.server(config).await?).await?
         }
     };

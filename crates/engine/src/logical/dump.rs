@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use asof_postgres::archive::plain::PlainScanner;
-use asof_repository::lineage::{Backup, BackupKind, Entry, Method, Sizes};
+use asof_repository::lineage::{Backup, BackupKind, Entry, Lineage, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
 use futures::future::{Either, join, select};
 
@@ -131,6 +131,14 @@ impl Plan {
         &self.client
     }
 
+    /// Refuses another server than the one that was registered (hazard D1). Returns what the operator should know.
+    ///
+    /// # Errors
+    /// `Refused`, with what differs.
+    pub fn check_server(&self, instance: &str, lineage: &Lineage) -> Result<Option<String>> {
+        check_identity(instance, lineage, &self.identity)
+    }
+
     /// How many tables the database has, and their bytes on the server's disk.
     #[must_use]
     pub fn tables(&self) -> (usize, u64) {
@@ -213,7 +221,7 @@ async fn to_repository(
     observer: &dyn Observer,
 ) -> Result<DumpReport> {
     let mut journal = shelf.journal().await?;
-    let upgraded = check_identity("this instance", journal.state(), &plan.identity)?;
+    let upgraded = plan.check_server("this instance", journal.state())?;
     refuse_taken_name(&journal, &request.name)?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;

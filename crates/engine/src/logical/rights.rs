@@ -11,6 +11,9 @@ use crate::error::Result;
 /// How many names are given of each kind.
 const SHOWN: usize = 5;
 
+/// Databases that managed services keep for themselves, which let nobody else in whatever their privileges say: RDS, Cloud SQL, Azure.
+const OF_SERVICES: &str = "'rdsadmin', 'cloudsqladmin', 'azure_maintenance', 'azure_sys'";
+
 /// A database of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
@@ -18,18 +21,20 @@ pub struct Database {
     pub name: String,
     /// Bytes on the server's disk; `None` when the role may not ask.
     pub size: Option<u64>,
-    /// Whether the role may connect to it and it holds anything of its users: no template.
+    /// Whether the role may connect to it and it belongs to its users: no template, and none of a service's own.
     pub can_be_dumped: bool,
 }
 
 /// Every database of the server, by name.
 pub async fn databases(connection: &mut Connection) -> Result<Vec<Database>> {
-    let sql = "SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE') \
+    let sql = format!(
+        "SELECT datname, CASE WHEN has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE') \
                THEN pg_database_size(oid) END, datallowconn AND NOT datistemplate AND has_database_privilege(oid, 'CONNECT') \
-               FROM pg_database ORDER BY datname";
+               AND datname NOT IN ({OF_SERVICES}) FROM pg_database ORDER BY datname"
+    );
     let database =
         |row: &Row| Ok(Database { name: text(row, 0), size: row.parse(1)?, can_be_dumped: row.required(2)? == "t" });
-    connection.query(sql).await?.iter().map(database).collect()
+    connection.query(&sql).await?.iter().map(database).collect()
 }
 
 /// Names of one kind of object, the first few, and how many there are.
