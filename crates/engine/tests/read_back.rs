@@ -1,7 +1,7 @@
 //! What is looked at when a backup was committed: a store that does not keep what it took is found out at once.
 
 #[path = "logical/stage.rs"]
-#[allow(dead_code, reason = "a part of it is used here")]
+#[allow(dead_code, clippy::disallowed_methods, reason = "a part of it is used here; it looks for programs")]
 mod stage;
 #[path = "support/mod.rs"]
 mod support;

@@ -126,10 +126,10 @@ fn of_files(known: &[Database], lineage: &Lineage) -> Estimate {
 fn of_dumps(known: &[Database], lineage: &Lineage) -> Estimate {
     let of_database = |database: &Database| {
         let is_its = |details: &serde_json::Value| details["database"]["name"] == database.name.as_str();
-        let existing = lineage.existing().into_iter().map(|state| &state.backup);
-        let its = existing.filter(|backup| backup.method == Method::Logical && is_its(&backup.details));
+        let existing = lineage.existing().into_iter().rev().map(|state| &state.backup);
+        let mut its = existing.filter(|backup| backup.method == Method::Logical && is_its(&backup.details));
         let last =
-            its.last().and_then(|backup| Some((backup.sizes.stored, backup.details["database"]["size"].as_u64()?)));
+            its.next().and_then(|backup| Some((backup.sizes.stored, backup.details["database"]["size"].as_u64()?)));
         scaled(database.size.unwrap_or(0), last)
     };
     let dumped: Vec<&Database> = known.iter().filter(|database| database.can_be_dumped).collect();
