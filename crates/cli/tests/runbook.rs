@@ -114,7 +114,7 @@ fn the_dumps_of_the_runbook_are_answered_by_one_command_and_read_by_stock_client
     // The name has a stamp by itself.
     book.done("dump prod -d chatbot_dev --out");
     let names = book.runs("ls");
-    assert!(names.lines().any(|name| is_stamped(name)), "{names}");
+    assert!(names.lines().any(is_stamped), "{names}");
     // 1.2 to 1.5: definitions, rows, some tables, all but one. What is less than the database says so.
     book.done("dump prod -d chatbot_dev --schema-only --out schema.dump");
     assert!(!book.runs("pg_restore --list schema.dump").contains("TABLE DATA"));

@@ -49,7 +49,7 @@ pub use export::{ExportReport, Outside, export};
 pub use load::{LoadPlan, LoadReport, LoadRequest, load};
 pub use origin::Origin;
 pub use record::{DatabaseRecord, Details, ForeignKey, Format, Selection, TableRecord};
-pub use sql_check::{CheckResult, CheckSubject, Expect, SqlCheck};
 pub use rights::{Database, Undumpable, databases, undumpable};
+pub use sql_check::{CheckResult, CheckSubject, Expect, SqlCheck};
 pub use target::{Existing, Policy};
 pub use verify::{VerifyReport, verify, verify_stored};

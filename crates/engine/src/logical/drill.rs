@@ -199,7 +199,7 @@ impl Drill<'_> {
     /// A dump of the planned database, in the directory of the drill.
     async fn made(&mut self, plan: Plan) -> Result<Origin> {
         let needed: Vec<String> = plan.database().extensions.keys().cloned().collect();
-        let binaries = self.programs(plan.major.number(), &needed).await?;
+        let binaries = self.programs(plan.identity.major, &needed).await?;
         self.make(binaries).await?;
         let began = self.world.monotonic();
         let request = DumpRequest {
