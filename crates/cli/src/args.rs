@@ -452,7 +452,7 @@ pub(crate) struct Dump {
     /// No rows of tables that match.
     #[arg(long, value_name = "PATTERN")]
     pub(crate) exclude_table_data: Vec<String>,
-    /// How a file is compressed, as pg_dump takes it: 0 to 9, or METHOD[:LEVEL]. The repository compresses by itself.
+    /// How a file is compressed, as pg_dump takes it: 0 to 9, or a method as in `gzip:6`. The repository compresses by itself.
     #[arg(long, short = 'Z', value_name = "METHOD")]
     pub(crate) compress: Option<String>,
     /// Processes that dump at once.

@@ -94,7 +94,7 @@ fn request(args: &Load, database: &str) -> LoadRequest {
 async fn origin(context: &Context, args: &Load) -> Result<(Origin, Option<Instance>)> {
     match named(context, &args.dump, args.instance.as_deref(), args.password_file.as_deref()).await? {
         Named::File(origin) => Ok((*origin, None)),
-        Named::Stored { instance, backup } => Ok((Origin::stored(&instance.shelf, &backup).await?, Some(instance))),
+        Named::Stored { instance, backup } => Ok((Origin::stored(&instance.shelf, &backup).await?, Some(*instance))),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::failure::{Failure, Result};
 /// A dump that was named.
 pub(crate) enum Named {
     /// A backup of the repository; it is not opened yet.
-    Stored { instance: Instance, backup: Box<Backup> },
+    Stored { instance: Box<Instance>, backup: Box<Backup> },
     /// A file or directory.
     File(Box<Origin>),
 }
@@ -37,7 +37,7 @@ pub(crate) async fn named(
     let instance = context.instance(instance).await?;
     let journal = instance.shelf.journal().await?;
     let backup = Box::new(find(&journal.state().existing(), dump)?.backup.clone());
-    Ok(Named::Stored { instance, backup })
+    Ok(Named::Stored { instance: Box::new(instance), backup })
 }
 
 /// The password of a file that `openssl enc` encrypted: from its file, or asked for.
