@@ -576,11 +576,11 @@ pub(crate) struct Export {
 
 #[derive(Args)]
 pub(crate) struct Compare {
-    /// The first side: a connection string or URI, an instance, or INSTANCE/DATABASE.
+    /// The first side: a connection string or URI, an instance, INSTANCE/DATABASE, the path of a dump, or a logical backup.
     pub(crate) a: String,
     /// The second side.
     pub(crate) b: String,
-    /// The database on both sides, unless a side is INSTANCE/DATABASE.
+    /// The database of servers, unless a side is INSTANCE/DATABASE.
     #[arg(long)]
     pub(crate) database: Option<String>,
     /// Compare only these tables, views and sequences, such as public.order*; may be given more than once.
@@ -607,6 +607,15 @@ pub(crate) struct Compare {
     /// Compare rows, sequences and large objects only.
     #[arg(long)]
     pub(crate) data_only: bool,
+    /// The instance that has the backup; may be left out when there is only one.
+    #[arg(long)]
+    pub(crate) instance: Option<String>,
+    /// A file with the password of a dump that openssl enc encrypted.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Where PostgreSQL's programs are, for a dump.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) bindir: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

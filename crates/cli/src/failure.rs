@@ -21,6 +21,8 @@ use asof_postgres::client::ErrorKind;
 
 /// The exit code for a missing right or key.
 pub(crate) const DENIED: u8 = 6;
+/// The exit code when something was refused before anything was done.
+pub(crate) const REFUSED: u8 = 3;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -84,7 +86,7 @@ impl Failure {
             },
             // What a shell says of a program that SIGINT ended.
             Self::Engine(asof_engine::Error::Interrupted) => 130,
-            Self::Engine(asof_engine::Error::Refused { .. }) | Self::Refused { .. } => 3,
+            Self::Engine(asof_engine::Error::Refused { .. }) | Self::Refused { .. } => REFUSED,
             Self::Engine(asof_engine::Error::Damaged { .. } | asof_engine::Error::Gone { .. }) => 4,
             Self::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => 6,
             _ => 1,

@@ -91,5 +91,9 @@ fn instances_are_named_with_or_without_a_database() {
     server.psql_in("shop", "create table t ()");
     assert_eq!(desk.asof("compare prod/shop prod/postgres").code, 7);
     assert_eq!(desk.asof("compare prod/shop prod").code, 7);
-    desk.refused("compare prod other", 3, &["there is no instance \"other\""]);
+    desk.refused(
+        "compare prod other",
+        3,
+        &["\"other\" is no instance, no file and no backup", "known instances: prod"],
+    );
 }

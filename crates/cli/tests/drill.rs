@@ -1,4 +1,4 @@
-//! `asof verify` and `asof drill` from outside: exit codes, what is said and recorded, and that nothing is left.
+//! `asof verify`, `asof drill`, and `asof compare` of dumps, from outside: exit codes, what is said and recorded, and that nothing is left.
 
 mod support;
 
@@ -202,4 +202,37 @@ fn stop(directory: &Path) {
     while Path::new("/proc").join(&pid).exists() && Instant::now() < deadline {
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_dump_is_compared_with_the_database_that_it_is_of() {
+    let (desk, server) = with_dump();
+    let file = desk.work.path().join("chat.dump");
+    done(&desk, &server, &format!("export first --to {}", file.display()));
+    for dump in ["first", &file.display().to_string()] {
+        let out = done(&desk, &server, &format!("compare {dump} prod/chat --owners"));
+        assert!(out.starts_with("equal: 2 tables, 3500 rows, "), "{out}");
+    }
+    server
+        .psql_in("chat", "update chunks set document_id = 7 where id = 11; create index late on chunks (document_id)");
+    let said = asof(&desk, &server, "compare prod/chat first --json");
+    assert_eq!(said.code, 7, "{said:?}");
+    let report = json(&said.out);
+    let objects: Vec<&str> =
+        report["differences"].as_array().expect("a list").iter().filter_map(|it| it["object"].as_str()).collect();
+    assert_eq!(objects, ["public.late", "public.chunks"]);
+    assert_eq!(report["tables"][0]["examples"][0]["key"], "(11)");
+    assert_eq!(report["b"]["label"], "first");
+    assert_eq!(done(&desk, &server, &format!("compare first {} --data-only", file.display())).lines().count(), 1);
+
+    let said = asof(&desk, &server, "compare prod/chat secnd");
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.err.contains("\"secnd\" is no instance, no file and no backup"), "{said:?}");
+    assert!(said.err.contains("known instances: prod"), "{said:?}");
+    assert!(asof(&desk, &server, "compare prodd/chat first").err.contains("there is no instance \"prodd\""));
+    let cut = fs::read(&file).expect("the dump");
+    fs::write(&file, &cut[..cut.len() / 2]).expect("half of it");
+    let said = asof(&desk, &server, &format!("compare {} prod/chat", file.display()));
+    assert_eq!(said.code, 4, "{said:?}");
+    assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
 }

@@ -42,7 +42,7 @@ mod watched;
 pub use checks::Finding;
 pub use chosen::Conflict;
 pub use clients::{Client, Clients};
-pub use drill::{DrillReport, DrillRequest, Step, Subject, drill, drill_stored};
+pub use drill::{DrillReport, DrillRequest, Step, Subject, Unpacked, drill, drill_stored, unpack};
 pub use dump::{Destination, DumpReport, DumpRequest, Plan, dump};
 pub use examine::Proof;
 pub use export::{ExportReport, Outside, export};

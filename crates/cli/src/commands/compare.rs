@@ -2,16 +2,23 @@
 //!
 //! Exit codes tell the three answers apart: 0 equal, 7 different, and where something could not be compared and nothing is known
 //! to differ, 6 if a right is missing and 1 otherwise; 5 if a server did not answer.
+//!
+//! A dump is loaded into a throw-away server for it, and removed with it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use asof_engine::compare::{self, Class, CompareReport, CompareRequest, Difference, Mode, Patterns, Side, Verdict};
+use asof_engine::logical::{self, Unpacked};
 use asof_postgres::conninfo::Settings;
 use serde_json::json;
 
 use crate::args::Compare;
+use crate::commands::drill::throw_away;
+use crate::commands::dump::{clients, interrupted, interruptible};
+use crate::commands::origin::{Named, named};
 use crate::context::{Context, conninfo_refused, resolve};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, REFUSED, Result};
 use crate::show;
 
 /// So many keys of rows that differ are named for each table.
@@ -21,12 +28,19 @@ const EXAMPLES: usize = 10;
 const SHOWN_CHARS: usize = 200;
 
 pub(crate) async fn run(context: &Context, args: Compare) -> Result<()> {
-    let a = side(context, &args.a, args.database.as_deref()).await?;
-    let b = side(context, &args.b, args.database.as_deref()).await?;
+    let named = (meant(context, &args, &args.a).await?, meant(context, &args, &args.b).await?);
+    let a = open(context, &args, named.0).await?;
+    let b = match open(context, &args, named.1).await {
+        Ok(b) => b,
+        Err(error) => return Err(a.close(error).await),
+    };
     let bar = context.bar();
-    let report = compare::compare(&context.world, &a, &b, &request(&args), bar.clone()).await;
+    let compared =
+        interruptible(compare::compare(&context.world, &a.side, &b.side, &request(&args), bar.clone())).await;
     bar.finish();
-    let report = report?;
+    let removed = (a.remove().await, b.remove().await);
+    let report = compared?;
+    removed.0.and(removed.1)?;
     let verdict = compare::verdict(&report);
     if args.json {
         let mut value = json!(report);
@@ -51,22 +65,91 @@ fn request(args: &Compare) -> CompareRequest {
     }
 }
 
-/// What one of the two arguments means: a connection string or URI, `INSTANCE`, or `INSTANCE/DATABASE`. Other things that hold
-/// a database, such as a dump, would be told apart here.
-async fn side(context: &Context, text: &str, database: Option<&str>) -> Result<Side> {
+/// What one of the two arguments means.
+enum Meant {
+    /// A database of a server, and how the report calls it.
+    Database(Box<Side>),
+    /// A dump: a file, or a backup of the repository, and how it was named.
+    Dump(String, Named),
+}
+
+/// A side that can be compared, and the throw-away server that it lies in.
+struct Open {
+    side: Side,
+    unpacked: Option<Unpacked>,
+}
+
+impl Open {
+    async fn remove(self) -> Result<()> {
+        match self.unpacked {
+            Some(unpacked) => Ok(unpacked.remove().await?),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes it because of an error, which counts for more than what is left.
+    async fn close(self, error: Failure) -> Failure {
+        if let Err(left) = self.remove().await {
+            anstream::eprintln!("warning: {left}");
+        }
+        error
+    }
+}
+
+/// A connection string or URI, `INSTANCE`, `INSTANCE/DATABASE`, a path, or a backup's name, in this order.
+async fn meant(context: &Context, args: &Compare, text: &str) -> Result<Meant> {
     let (mut server, own) = if text.contains('=') || text.contains("://") {
         (resolve(Settings::parse(text).map_err(conninfo_refused)?, context.environment())?, None)
     } else {
-        let loaded = context.loaded()?;
         let (name, own) = text.split_once('/').map_or((text, None), |(name, own)| (name, Some(own)));
-        let (_, config) = context.pick(&loaded, Some(name))?;
-        (context.server(config).await?, own)
+        let config = match context.loaded() {
+            Ok(loaded) => context.pick(&loaded, Some(name)).map(|(_, config)| config.clone()),
+            Err(none) => Err(none),
+        };
+        match config {
+            Ok(config) => (context.server(&config).await?, own),
+            Err(unknown) => return dump(context, args, text, unknown).await,
+        }
     };
-    if let Some(database) = own.or(database) {
+    if let Some(database) = own.or(args.database.as_deref()) {
         database.clone_into(&mut server.config.dbname);
     }
     // Never the text itself, which may hold a password.
-    Ok(Side { label: server.config.to_string(), server })
+    let label = server.config.to_string();
+    Ok(Meant::Database(Box::new(Side { label, server })))
+}
+
+/// A dump, since it is no instance.
+async fn dump(context: &Context, args: &Compare, text: &str, unknown: Failure) -> Result<Meant> {
+    let is_file = Path::new(text).exists();
+    if !is_file && (text.contains('/') || context.loaded().is_err()) {
+        return Err(unknown);
+    }
+    match named(context, text, args.instance.as_deref(), args.password_file.as_deref()).await {
+        Ok(named) => Ok(Meant::Dump(text.to_owned(), named)),
+        Err(error) if !is_file && error.code() == REFUSED => {
+            let hint = unknown.hint().unwrap_or_default();
+            let hint = format!("{hint}; a backup needs --instance where there are several");
+            Err(Failure::refused(format!("\"{text}\" is no instance, no file and no backup"), hint))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn open(context: &Context, args: &Compare, meant: Meant) -> Result<Open> {
+    let (label, named) = match meant {
+        Meant::Database(side) => return Ok(Open { side: *side, unpacked: None }),
+        Meant::Dump(label, named) => (label, named),
+    };
+    let (origin, instance) = named.open().await?;
+    let clients = clients(context, args.bindir.as_deref(), instance.as_ref()).await;
+    let request = throw_away(context, args.bindir.as_deref(), instance.as_ref());
+    let (bar, cancelled) = (context.bar(), Box::pin(interrupted()));
+    let unpacked = logical::unpack(&context.world, &clients, origin, &request, cancelled, bar.clone()).await;
+    bar.finish();
+    let unpacked = unpacked?;
+    unpacked.remarks.iter().for_each(|remark| anstream::eprintln!("warning: {remark}"));
+    Ok(Open { side: Side { label, server: unpacked.server()? }, unpacked: Some(unpacked) })
 }
 
 fn outcome(report: &CompareReport, verdict: Verdict) -> Result<()> {

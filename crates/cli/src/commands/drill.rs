@@ -77,15 +77,26 @@ async fn practical(context: &Context, args: &Drill, name: &str) -> Result<DrillR
 
 fn request(context: &Context, args: &Drill, instance: Option<&Instance>, checks: &[SqlCheck]) -> Result<DrillRequest> {
     Ok(DrillRequest {
-        directory: std::env::temp_dir().join(format!("{PREFIX}{}", &context.world.id().to_string()[..8])),
-        bindir: args.bindir.clone().or_else(|| instance.and_then(Instance::bindir)),
-        path_variable: variable("PATH"),
         user: args.user.clone(),
-        environment: context.environment(),
         jobs: usize::from(args.jobs),
         locale: args.locale.clone(),
         checks: chosen(checks, &args.check)?,
+        ..throw_away(context, args.bindir.as_deref(), instance)
     })
+}
+
+/// A throw-away server with nothing asked of it.
+pub(crate) fn throw_away(context: &Context, bindir: Option<&Path>, instance: Option<&Instance>) -> DrillRequest {
+    DrillRequest {
+        directory: std::env::temp_dir().join(format!("{PREFIX}{}", &context.world.id().to_string()[..8])),
+        bindir: bindir.map(Path::to_owned).or_else(|| instance.and_then(Instance::bindir)),
+        path_variable: variable("PATH"),
+        user: None,
+        environment: context.environment(),
+        jobs: 2,
+        locale: None,
+        checks: Vec::new(),
+    }
 }
 
 /// The checks that were named, or all.

@@ -32,7 +32,7 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
         plan.close().await;
         return Ok(());
     }
-    let dumped = interruptible(logical::dump(plan, &request, &destination, bar.clone())).await;
+    let dumped = logical::dump(plan, &request, &destination, Box::pin(interrupted()), bar.clone()).await;
     bar.finish();
     let report = dumped?;
     if args.json {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use asof_engine::logical::{
-    self, Clients, Conflict, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Origin,
-    Plan, Policy, Selection,
+    self, Clients, Conflict, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Plan,
+    Policy, Selection,
 };
 use asof_engine::server::Server;
 use asof_engine::time::compact;
@@ -13,9 +13,9 @@ use asof_repository::lineage::BackupKind;
 use serde_json::json;
 
 use crate::args::{Load, OnConflict};
-use crate::commands::dump::{clients, interrupted, interruptible};
+use crate::commands::dump::{clients, interrupted};
 use crate::commands::instance::confirmed;
-use crate::commands::origin::{Named, named};
+use crate::commands::origin::named;
 use crate::context::{Context, Instance};
 use crate::failure::{Failure, Result};
 use crate::show::{self, bytes, duration};
@@ -29,7 +29,8 @@ struct Target {
 }
 
 pub(crate) async fn run(context: &Context, args: Load) -> Result<()> {
-    let (origin, instance) = origin(context, &args).await?;
+    let dump = named(context, &args.dump, args.instance.as_deref(), args.password_file.as_deref()).await?;
+    let (origin, instance) = dump.open().await?;
     if let Some(remark) = origin.remark() {
         anstream::eprintln!("warning: {remark}");
     }
@@ -87,14 +88,6 @@ fn request(args: &Load, database: &str) -> LoadRequest {
         jobs: usize::from(args.jobs),
         locale: args.locale.clone(),
         analyze: !args.no_analyze,
-    }
-}
-
-/// The dump, and the instance whose backup it is.
-async fn origin(context: &Context, args: &Load) -> Result<(Origin, Option<Instance>)> {
-    match named(context, &args.dump, args.instance.as_deref(), args.password_file.as_deref()).await? {
-        Named::File(origin) => Ok((*origin, None)),
-        Named::Stored { instance, backup } => Ok((Origin::stored(&instance.shelf, &backup).await?, Some(*instance))),
     }
 }
 
@@ -173,7 +166,7 @@ async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> R
     };
     let plan = Plan::make(&context.world, clients, &server).await?;
     let bar = context.bar();
-    let dumped = interruptible(logical::dump(plan, &request, &destination, bar.clone())).await;
+    let dumped = logical::dump(plan, &request, &destination, Box::pin(interrupted()), bar.clone()).await;
     bar.finish();
     let report = dumped?;
     let kept = report.files.first().map_or(name, |path| path.display().to_string());

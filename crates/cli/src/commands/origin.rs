@@ -18,6 +18,16 @@ pub(crate) enum Named {
     File(Box<Origin>),
 }
 
+impl Named {
+    /// Opens it. Also the instance whose backup it is.
+    pub(crate) async fn open(self) -> Result<(Origin, Option<Instance>)> {
+        match self {
+            Self::File(origin) => Ok((*origin, None)),
+            Self::Stored { instance, backup } => Ok((Origin::stored(&instance.shelf, &backup).await?, Some(*instance))),
+        }
+    }
+}
+
 /// Finds a dump.
 pub(crate) async fn named(
     context: &Context,

@@ -14,7 +14,9 @@
 //! nothing about the dump.
 
 mod report;
+mod unpack;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use std::time::Duration;
 use asof_postgres::conninfo::Environment;
 use asof_postgres::version::Major;
 use asof_repository::lineage::{Backup, BackupKind, Entry};
-use asof_world::World;
+use asof_world::{Timestamp, World};
 use futures::future::{BoxFuture, Either, pending, select};
 use serde_json::Value;
 
@@ -42,6 +44,7 @@ use crate::runtime::{Binaries, Scratch, ScratchSpec, ServerUser, find_binaries};
 use crate::shelf::Shelf;
 
 pub use report::{DrillReport, Step};
+pub use unpack::{Unpacked, unpack};
 
 /// The database in the throw-away server.
 const DATABASE: &str = "asof_drill";
@@ -170,8 +173,24 @@ struct Drill<'a> {
     scratch: Option<Scratch>,
 }
 
+/// What is known of a dump that is loaded.
+struct Loaded {
+    tables: Vec<TableRecord>,
+    /// Extensions and their versions, where they were recorded.
+    extensions: BTreeMap<String, String>,
+    examined: Examined,
+    made: Option<Timestamp>,
+}
+
 impl Drill<'_> {
     async fn run(&mut self, subject: Subject) -> Result<()> {
+        let Loaded { tables, extensions, examined, made } = self.loaded(subject).await?;
+        self.look(&tables, extensions, &examined).await?;
+        self.check(made).await
+    }
+
+    /// Everything up to a server that holds the dump.
+    async fn loaded(&mut self, subject: Subject) -> Result<Loaded> {
         let origin = match subject {
             Subject::Dump(origin) => *origin,
             Subject::Practical(plan) => self.made(*plan).await?,
@@ -190,10 +209,10 @@ impl Drill<'_> {
             true => origin.tables.clone(),
             false => examined.tables.clone(),
         };
-        let (made, recorded) = (origin.made, origin.details.clone());
+        let extensions = origin.details.as_ref().map(|details| details.database.extensions.clone()).unwrap_or_default();
+        let made = origin.made;
         self.load(origin).await?;
-        self.look(&tables, recorded.map(|details| details.database.extensions).unwrap_or_default(), &examined).await?;
-        self.check(made).await
+        Ok(Loaded { tables, extensions, examined, made })
     }
 
     /// A dump of the planned database, in the directory of the drill.
@@ -214,7 +233,9 @@ impl Drill<'_> {
             jobs: 1,
         };
         let path = self.request.directory.join("dump");
-        let done = dump(plan, &request, &Destination::File(path.clone()), self.observer.clone()).await;
+        // Whoever cancels the drill drops it.
+        let cancelled = Box::pin(std::future::pending());
+        let done = dump(plan, &request, &Destination::File(path.clone()), cancelled, self.observer.clone()).await;
         let done = done.map(|report| {
             self.report.remarks.extend(report.remarks);
             let rows = report.details.rows.unwrap_or(0);
@@ -333,7 +354,7 @@ impl Drill<'_> {
     async fn look(
         &mut self,
         tables: &[TableRecord],
-        recorded: std::collections::BTreeMap<String, String>,
+        recorded: BTreeMap<String, String>,
         examined: &Examined,
     ) -> Result<()> {
         self.observer.event(Event::Phase("looking at it"));
@@ -360,7 +381,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    async fn check(&mut self, made: Option<asof_world::Timestamp>) -> Result<()> {
+    async fn check(&mut self, made: Option<Timestamp>) -> Result<()> {
         let server = self.scratch.as_ref().expect("it was made before").server(DATABASE)?;
         for check in &self.request.checks {
             if let (Some(wanted), Some(database)) = (&check.database, &self.report.database)

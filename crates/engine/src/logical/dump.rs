@@ -17,7 +17,7 @@ use std::time::Duration;
 use asof_postgres::archive::plain::PlainScanner;
 use asof_repository::lineage::{Backup, BackupKind, Entry, Lineage, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
-use futures::future::{Either, join, select};
+use futures::future::{BoxFuture, Either, join, select};
 
 use super::clients::{Client, Clients};
 use super::members::{GLOBALS, SQL, TABLES, TOC};
@@ -184,25 +184,36 @@ impl Plan {
     }
 }
 
-/// Makes a dump.
+/// Makes a dump, unless `cancelled` completes before.
 ///
 /// # Errors
-/// `Program` with what `pg_dump` said; `Damaged` when what came is not whole, whatever it said.
+/// `Program` with what `pg_dump` said; `Damaged` when what came is not whole, whatever it said; `Interrupted`.
 pub async fn dump(
     mut plan: Plan,
     request: &DumpRequest,
     destination: &Destination,
+    cancelled: BoxFuture<'static, ()>,
     observer: Arc<dyn Observer>,
 ) -> Result<DumpReport> {
     let began = plan.world.monotonic();
     observer.event(Event::Phase("dumping"));
     observer.event(Event::Expect(plan.tables().1));
     let result = match destination {
-        Destination::Repository(shelf) => to_repository(&mut plan, shelf, request, began, observer.as_ref()).await,
-        Destination::File(path) => to_files(&mut plan, path, request, began, observer.as_ref()).await,
+        Destination::Repository(shelf) => {
+            to_repository(&mut plan, shelf, request, cancelled, began, observer.as_ref()).await
+        }
+        Destination::File(path) => until(cancelled, to_files(&mut plan, path, request, began, observer.as_ref())).await,
     };
     plan.snapshot.close().await;
     result
+}
+
+/// The work, or that it was cancelled before: dropped, it ends what it started.
+pub(super) async fn until<T>(cancelled: BoxFuture<'static, ()>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    match select(Box::pin(work), cancelled).await {
+        Either::Left((result, _)) => result,
+        Either::Right(((), _)) => Err(Error::Interrupted),
+    }
 }
 
 /// What was dumped, wherever it went.
@@ -217,6 +228,7 @@ async fn to_repository(
     plan: &mut Plan,
     shelf: &Shelf,
     request: &DumpRequest,
+    cancelled: BoxFuture<'static, ()>,
     began: Duration,
     observer: &dyn Observer,
 ) -> Result<DumpReport> {
@@ -227,7 +239,8 @@ async fn to_repository(
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
     let packs = Arc::new(StoredPacks::default());
     let result = {
-        let making = Box::pin(store(plan, shelf, request, attempt, packs.clone(), began, observer));
+        let storing = store(plan, shelf, request, attempt, packs.clone(), began, observer);
+        let making = Box::pin(until(cancelled, storing));
         let recording = Box::pin(record_progress(shelf, &mut journal, attempt, &packs));
         match select(making, recording).await {
             Either::Left((result, _)) => result,

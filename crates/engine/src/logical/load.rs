@@ -18,12 +18,12 @@ use asof_postgres::version::Major;
 use asof_world::World;
 use aws_lc_rs::digest::{Context as Sha, SHA256};
 use bytes::Bytes;
-use futures::future::{BoxFuture, Either, join, select};
+use futures::future::{BoxFuture, join};
 
 use super::checks::{self, Finding, Subject};
 use super::chosen::{self, Chosen, Conflict};
 use super::clients::{Client, Clients};
-use super::dump::ended;
+use super::dump::{ended, until};
 use super::origin::{Origin, Place, Stream};
 use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
@@ -218,13 +218,6 @@ pub async fn load(plan: &LoadPlan, cancelled: BoxFuture<'static, ()>, observer: 
         plan.origin.toc.as_ref().map(|toc| toc.entries.iter().filter(|entry| entry.is_table_data()).count() as u64);
     let elapsed = plan.world.monotonic() - began;
     Ok(LoadReport { database: plan.request.database.clone(), tables, bytes, remarks, elapsed })
-}
-
-async fn until<T>(cancelled: BoxFuture<'static, ()>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match select(Box::pin(work), cancelled).await {
-        Either::Left((result, _)) => result,
-        Either::Right(((), _)) => Err(Error::Interrupted),
-    }
 }
 
 async fn into_new(

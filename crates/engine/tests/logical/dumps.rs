@@ -8,7 +8,7 @@ use asof_postgres::conninfo::{Config, Environment};
 use asof_testkit::{Options, assert_same_dump, digests, fill_small, fill_universe, majors};
 use asof_world::Timestamp;
 
-use crate::stage::{Stage, databases, in_database, into_new, request, text_by, text_of};
+use crate::stage::{Stage, databases, in_database, into_new, never, request, text_by, text_of};
 use crate::support::{chain, standby};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +182,7 @@ async fn a_password_reaches_the_programs_and_stands_in_no_argument() {
     let server = asof_engine::server::Server { config, environment };
     let plan = Plan::make(&stage.protected.world, &stage.clients, &server).await.expect("a plan");
     let asked = DumpRequest { globals: true, ..request("by tcp") };
-    logical::dump(plan, &asked, &stage.repository(), Arc::new(Silent))
+    logical::dump(plan, &asked, &stage.repository(), never(), Arc::new(Silent))
         .await
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     let arguments = format!("{:?}", server.config);
@@ -226,7 +226,7 @@ async fn a_standby_is_dumped_like_its_primary_but_for_unlogged_rows() {
         let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(&standby, "postgres")).await;
         let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let asked = DumpRequest { jobs: 2, ..request("of the standby") };
-        let made = logical::dump(plan, &asked, &stage.repository(), Arc::new(Silent)).await;
+        let made = logical::dump(plan, &asked, &stage.repository(), never(), Arc::new(Silent)).await;
         let made = made.unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert!(made.details.standby);
         assert_eq!(made.details.incomplete, ["no rows of unlogged tables, which a standby does not have"]);

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use asof_engine::logical::{self, Destination, LoadPlan, Plan};
-use asof_engine::progress::{Event, Observer};
+use asof_engine::progress::{Event, Observer, Silent};
 use asof_engine::shelf::Shelf;
 use asof_repository::root;
 use asof_repository::store::local::LocalStore;
 use asof_testkit::{Server, Volume, majors};
 
-use crate::stage::{Stage, databases, in_database, into_new, request};
+use crate::stage::{Stage, databases, in_database, into_new, never, request};
 use crate::support::{chain, files_of, link};
 
 /// How many points are tried.
@@ -80,7 +80,7 @@ async fn a_disk_that_fills_up_anywhere_leaves_no_dump_that_looks_whole() {
             let plan = Plan::make(&world, &stage.clients, &in_database(stage.server(), "shop")).await;
             let asked = request(&format!("at {point}"));
             let asked = logical::DumpRequest { compress: Some("0".to_owned()), ..asked };
-            let made = logical::dump(plan.expect("a plan"), &asked, &to, Arc::new(asof_engine::progress::Silent)).await;
+            let made = logical::dump(plan.expect("a plan"), &asked, &to, never(), Arc::new(Silent)).await;
             if let Err(error) = made {
                 assert!(chain(&error).contains("No space left"), "at {point}: {}", chain(&error));
                 assert_eq!(disk::names(&volume.path()), Vec::<String>::new(), "at {point}");
@@ -160,7 +160,7 @@ async fn a_connection_that_breaks_anywhere_leaves_no_dump_and_no_database() {
         let plan = Plan::make(&world, &stage.clients, &in_database(stage.server(), "shop")).await.expect("a plan");
         let name = format!("at {point}");
         let breaking = Arc::new(Breaking::after(point, stage.server(), "asof-dump"));
-        let made = logical::dump(plan, &request(&name), &stage.repository(), breaking).await;
+        let made = logical::dump(plan, &request(&name), &stage.repository(), never(), breaking).await;
         let exists = stage.backups().await.iter().any(|backup| backup.name == name);
         assert_eq!(made.is_ok(), exists, "at {point}");
         broken_dumps += u32::from(made.is_err());
@@ -169,7 +169,7 @@ async fn a_connection_that_breaks_anywhere_leaves_no_dump_and_no_database() {
         let server = link(stage.server());
         let plan = LoadPlan::make(&world, &clients, stage.origin("whole").await, &server, into_new("half")).await;
         let breaking = Breaking::after(point, stage.server(), "asof-load");
-        let loaded = logical::load(&plan.expect("a plan"), Box::pin(std::future::pending()), &breaking).await;
+        let loaded = logical::load(&plan.expect("a plan"), never(), &breaking).await;
         let expected: &[&str] = if loaded.is_ok() { &["half", "shop"] } else { &["shop"] };
         assert_eq!(databases(stage.server()), expected, "at {point}: {:?}", loaded.err().map(|error| chain(&error)));
         broken_loads += u32::from(expected.len() == 1);

@@ -7,10 +7,11 @@ use std::sync::Mutex;
 
 use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Plan, Policy};
 use asof_engine::progress::{Event, Observer, Silent};
+use asof_repository::lineage::Outcome;
 use asof_testkit::{Server, majors};
 use futures::channel::oneshot;
 
-use crate::stage::{Stage, databases, in_database, into_new, request};
+use crate::stage::{Stage, databases, in_database, into_new, never, request};
 use crate::support::{chain, link};
 
 const SHOP: &str = "
@@ -51,7 +52,7 @@ async fn clients_with(stage: &Stage, script: &str) -> Clients {
 async fn dump_with(stage: &Stage, clients: &Clients, request: &DumpRequest, to: &Destination) -> String {
     let plan = Plan::make(&stage.protected.world, clients, &in_database(stage.server(), "shop")).await;
     let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
-    match logical::dump(plan, request, to, Arc::new(Silent)).await {
+    match logical::dump(plan, request, to, never(), Arc::new(Silent)).await {
         Ok(report) => panic!("a dump of {} tables was kept", report.tables.len()),
         Err(error) => chain(&error),
     }
@@ -220,18 +221,22 @@ async fn a_dump_that_is_interrupted_or_loses_its_server_is_no_backup() {
             let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), "shop")).await;
             let (after, come) = After::events(1);
             let asked = request("cut");
-            let dumping = Box::pin(logical::dump(plan.expect("a plan"), &asked, &to, Arc::new(after)));
-            let outcome = futures::future::select(dumping, come).await;
-            assert!(matches!(outcome, futures::future::Either::Right(_)), "it was not interrupted");
-            drop(outcome);
+            let cancelled = Box::pin(async {
+                let _ = come.await;
+            });
+            let made = logical::dump(plan.expect("a plan"), &asked, &to, cancelled, Arc::new(after)).await;
+            assert_eq!(made.expect_err("it was cancelled").to_string(), "interrupted");
             assert_eq!(files_in(&out), Vec::<String>::new());
             assert!(stage.backups().await.is_empty());
+            let journal = stage.protected.shelf.journal().await.expect("the journal is read");
+            let left = journal.state().attempts.values().filter(|attempt| attempt.outcome == Outcome::Open);
+            assert_eq!(left.count(), 0, "the attempt is open as if it went on");
         }
         let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), "shop")).await;
         let plan = plan.expect("a plan");
         let (killer, ready) = (Server::kill, request("lost"));
         killer(&mut stage.protected.server);
-        let lost = logical::dump(plan, &ready, &stage.repository(), Arc::new(Silent)).await;
+        let lost = logical::dump(plan, &ready, &stage.repository(), never(), Arc::new(Silent)).await;
         let said = chain(&lost.expect_err("the server is gone"));
         assert!(said.contains("pg_dump failed"), "{said}");
         assert!(stage.backups().await.is_empty());

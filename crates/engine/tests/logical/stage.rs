@@ -14,6 +14,7 @@ use asof_engine::restore::find;
 use asof_engine::server::Server as Link;
 use asof_repository::lineage::{Backup, BackupKind};
 use asof_testkit::{Options, Server, newest_clients};
+use futures::future::BoxFuture;
 
 use crate::support::{Protected, chain, link};
 
@@ -45,7 +46,7 @@ impl Stage {
     /// Dumps a database of the protected server.
     pub(crate) async fn dump(&self, database: &str, request: &DumpRequest, to: &Destination) -> Result<DumpReport> {
         let plan = Plan::make(&self.protected.world, &self.clients, &in_database(self.server(), database)).await?;
-        logical::dump(plan, request, to, Arc::new(Silent)).await
+        logical::dump(plan, request, to, never(), Arc::new(Silent)).await
     }
 
     pub(crate) fn repository(&self) -> Destination {
@@ -78,7 +79,7 @@ impl Stage {
     pub(crate) async fn load(&self, origin: Origin, into: &Server, request: LoadRequest) -> Result<LoadReport> {
         let clients = clients(&self.protected.world, self.server()).await;
         let plan = LoadPlan::make(&self.protected.world, &clients, origin, &link(into), request).await?;
-        logical::load(&plan, Box::pin(std::future::pending()), &Silent).await
+        logical::load(&plan, never(), &Silent).await
     }
 
     /// Loads into a new database of the protected server.
@@ -94,6 +95,11 @@ pub(crate) async fn clients(world: &asof_world::World, server: &Server) -> Clien
     let own = tool.parent().expect("a directory").display().to_string();
     let newest = newest_clients();
     Clients::find(world, None, Some(&format!("{own}:{}", newest.display()))).await
+}
+
+/// Nobody cancels.
+pub(crate) fn never() -> BoxFuture<'static, ()> {
+    Box::pin(std::future::pending())
 }
 
 /// How a database of a server is reached.
