@@ -24,7 +24,7 @@ use std::time::Duration;
 use asof_testkit::{Moto, Options, Server, Workdir, majors};
 
 /// Every page, and what its reader has done before.
-const PAGES: [(&str, Before); 14] = [
+const PAGES: [(&str, Before); 15] = [
     ("README.md", Before::Nothing),
     ("first-backup.md", Before::Nothing),
     ("restore.md", Before::Receiving),
@@ -35,6 +35,7 @@ const PAGES: [(&str, Before); 14] = [
     ("instances.md", Before::Protected),
     ("compare.md", Before::Protected),
     ("dump.md", Before::Protected),
+    ("drill.md", Before::Protected),
     ("troubleshooting.md", Before::Protected),
     ("configuration.md", Before::Protected),
     ("managed.md", Before::Service),
@@ -126,6 +127,11 @@ fn comparing_can_be_executed() {
 #[test]
 fn dumps_can_be_executed() {
     Guide::open("dump.md").read_through();
+}
+
+#[test]
+fn drills_can_be_executed() {
+    Guide::open("drill.md").read_through();
 }
 
 #[test]
