@@ -102,12 +102,17 @@ impl Context {
 
     /// Opens the store of a directory or URL.
     pub(crate) fn store(&self, url: &str) -> Result<Arc<dyn Store>> {
+        self.store_asked_for(url, PATIENCE)
+    }
+
+    /// As [`store`](Self::store), with its own patience: who waits for a verdict on the store wants it soon.
+    pub(crate) fn store_asked_for(&self, url: &str, patience: Duration) -> Result<Arc<dyn Store>> {
         let store: Arc<dyn Store> = if url.starts_with("s3://") {
             Arc::new(S3Store::new(self.world.clone(), url, variable)?)
         } else {
             Arc::new(LocalStore::new(self.world.clone(), directory(url)?))
         };
-        Ok(Arc::new(Retrying::new(store, self.world.clone(), PATIENCE)))
+        Ok(Arc::new(Retrying::new(store, self.world.clone(), patience)))
     }
 
     /// Opens the configured repository.

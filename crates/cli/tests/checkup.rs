@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use asof_testkit::{Options, Server, Volume};
 use serde_json::Value;
@@ -43,6 +43,30 @@ fn a_repository_without_room_for_the_next_backup_fails_the_check_with_the_number
     let (state, text) = finding(&desk, "repository space");
     assert!(state == "failed" && text.contains(" free at ") && text.contains("the server has"), "{state} {text}");
     desk.refused("check prod", 3, &["checks failed"]);
+}
+
+#[test]
+fn trap_an_empty_file_fits_where_nothing_else_does() {
+    let volume = Volume::with_size("full", 16);
+    let (desk, server) = (Desk::new(), Server::running(15, &Options::default()));
+    desk.done(&format!("init {}", volume.path().join("repository").display()));
+    assert_eq!(desk.add("prod", &server.conninfo()).code, 0);
+    assert_eq!(finding(&desk, "repository store").0, "ok");
+    // As much as there is, and then what is left in parts of blocks.
+    for size in ["1M", "1k"] {
+        let fill = format!(
+            "dd if=/dev/zero bs={size} of={} oflag=append conv=notrunc",
+            volume.path().join("ballast").display()
+        );
+        let _ = Command::new("sh").args(["-c", &fill]).stderr(Stdio::null()).status().expect("sh runs");
+    }
+    let probe = format!("touch {0} && rm {0}", volume.path().join("repository/test.txt").display());
+    assert!(
+        Command::new("sh").args(["-c", &probe]).status().expect("sh runs").success(),
+        "the disk takes an empty file"
+    );
+    let (state, text) = finding(&desk, "repository store");
+    assert!(state == "failed" && text.contains("No space left"), "{state} {text}");
 }
 
 #[test]

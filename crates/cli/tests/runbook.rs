@@ -294,3 +294,68 @@ fn what_dumps_and_loads_took_is_measured_and_recorded() {
     let loaded = json(&book.done("-q load timed --new-database timed --json"));
     assert!(loaded["elapsed_seconds"].as_f64().is_some_and(|took| took > 0.0), "{loaded}");
 }
+
+#[test]
+fn trap_twice_the_size_of_the_database_is_no_measure_of_a_dump() {
+    let book = Runbook::open();
+    // 5.1: pg_database_size, times one to two, held against df -h. What the server keeps compressed is long in a dump.
+    book.server.psql("create database chatty");
+    book.server.psql_in(
+        "chatty",
+        "create table note as select repeat('the same again ', 200000) as body from generate_series(1, 20)",
+    );
+    let size: u64 = book.server.psql("select pg_database_size('chatty')").parse().expect("bytes");
+    book.runs("pg_dump -d chatty --format=plain --file=chatty.sql");
+    let dumped = fs::metadata(book.desk.path("chatty.sql")).expect("the dump").len();
+    assert!(dumped > 2 * size, "{dumped} of {size}");
+    let made = json(&book.done("-q dump prod -d chatty --name chatty --json"));
+    let stored = made["sizes"]["stored"].as_u64().unwrap_or_else(|| panic!("{made}"));
+    assert!(stored < size, "{stored} of {size}");
+    let checked = book.asof("check prod").out;
+    assert!(checked.contains("repository space") && checked.contains("the next backup may take"), "{checked}");
+}
+
+#[test]
+fn trap_equal_sums_over_ids_hide_other_contents() {
+    let book = Runbook::open();
+    // 10, step 7: the sums of the original see ids and nothing else.
+    book.runs(
+        "createdb chatbot_restored; pg_dump -d chatbot_dev -Fc --file=d.dump; pg_restore -d chatbot_restored d.dump",
+    );
+    book.done("compare prod/chatbot_dev prod/chatbot_restored");
+    book.server.psql_in("chatbot_restored", "update documents_document set title = 'lost' where id = 7");
+    let sum = |database: &str| {
+        let sql = "SELECT md5(array_agg(id::text ORDER BY id)::text) FROM documents_document";
+        book.runs(&format!("psql -d {database} -tAc '{sql}'"))
+    };
+    assert_eq!(sum("chatbot_dev"), sum("chatbot_restored"), "the original sees no difference");
+    let said = book.asof("compare prod/chatbot_dev prod/chatbot_restored");
+    assert_eq!(said.code, 7, "{said:?}");
+    assert!(said.out.contains("row (7) differs"), "{said:?}");
+}
+
+#[test]
+fn trap_a_sleep_is_no_proof_that_a_server_is_there() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --name whole");
+    // 3.4: the container is started, and after a while it is taken for ready. This server never will be.
+    let bin = book.desk.path("bin");
+    fs::create_dir(&bin).expect("a directory");
+    for entry in fs::read_dir(book.server.bin_dir()).expect("programs").map(|entry| entry.expect("an entry")) {
+        std::os::unix::fs::symlink(entry.path(), bin.join(entry.file_name())).expect("a link");
+    }
+    fs::remove_file(bin.join("postgres")).expect("there is one");
+    let real = book.server.bin_dir().join("postgres");
+    let broken = format!(
+        "#!/bin/sh\ncase \"$*\" in -D*) echo 'FATAL:  it does not start today' >&2; exit 1;; esac\nexec {} \"$@\"\n",
+        real.display()
+    );
+    fs::write(bin.join("postgres"), broken).expect("a script");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(bin.join("postgres"), executable).expect("it can be run");
+    let original = format!("{}/postgres -D none & sleep 0.1; echo ready", bin.display());
+    assert_eq!(book.runs(&original), "ready\n");
+    let said = book.asof(&format!("drill --dump whole --bindir {}", bin.display()));
+    assert_ne!(said.code, 0, "{said:?}");
+    assert!(said.err.contains("it does not start today"), "{said:?}");
+}

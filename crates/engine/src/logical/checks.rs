@@ -1,11 +1,13 @@
 //! What is looked at before a load changes anything: each item is asked of the server, none is assumed.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use asof_postgres::archive::plain::{Ending, PlainScanner};
 use asof_postgres::archive::toc::Toc;
 use asof_postgres::client::{Connection, ErrorKind};
 use asof_postgres::version::Major;
+use asof_world::World;
 
 use super::clients::Client;
 use super::load::LoadRequest;
@@ -35,6 +37,7 @@ impl Finding {
 
 /// What is to be loaded where.
 pub(super) struct Subject<'a> {
+    pub(super) world: &'a World,
     pub(super) origin: &'a Origin,
     pub(super) server: &'a Server,
     pub(super) request: &'a LoadRequest,
@@ -70,6 +73,7 @@ pub(super) async fn all(
     findings.push(target);
     findings.push(rights(subject, connection).await?);
     findings.extend(encoding(subject, existing.as_ref()));
+    findings.push(space(subject, connection).await?);
     if let Some(toc) = &subject.origin.toc {
         findings.push(extensions(toc, connection).await?);
         findings.push(roles(subject, toc, connection).await?);
@@ -128,6 +132,47 @@ async fn target(subject: &Subject<'_>, connection: &mut Connection) -> Result<(F
         _ => Finding::ok("database", holds),
     };
     Ok((finding, Some(found)))
+}
+
+/// Room where the server lies, if that is here. The original's size is known with its indexes and what it had lost to bloat, so only
+/// less than the bare rows is too little for certain.
+async fn space(subject: &Subject<'_>, connection: &mut Connection) -> Result<Finding> {
+    let origin = subject.origin;
+    let rows: u64 = origin.tables.iter().map(|table| table.bytes).sum();
+    let Some(details) = &origin.details else {
+        return Ok(Finding::ok("space", "nobody recorded how large it was"));
+    };
+    let whole = details.selection.is_everything() && subject.request.tables.is_empty();
+    let taken = format!("the original took {}", in_units(details.database.size));
+    // A path of the server is one of this machine when it is reached without a network.
+    let sql = "SELECT setting FROM pg_settings WHERE name = 'data_directory' AND inet_server_addr() IS NULL";
+    let place = connection.query(sql).await?.first().map(|row| row.required(0).map(PathBuf::from)).transpose()?;
+    let free = match place {
+        Some(place) => {
+            let files = subject.world.files.clone();
+            subject.world.blocking(move || files.space(&place)).await.ok().map(|space| space.free)
+        }
+        None => None,
+    };
+    Ok(match free {
+        None => Finding::ok("space", format!("the server's disk cannot be seen from here; {taken}")),
+        Some(free) => judged_space(free, details.database.size, rows, whole, &taken),
+    })
+}
+
+fn in_units(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn judged_space(free: u64, size: u64, rows: u64, whole: bool, taken: &str) -> Finding {
+    let found = format!("{} free, {taken}", in_units(free));
+    match whole {
+        true if free < rows.min(size) => {
+            Finding::failed("space", format!("{found}, and its rows alone are {}", in_units(rows)))
+        }
+        true if free < size => Finding::ok("space", format!("{found}, which may be too little")),
+        _ => Finding::ok("space", found),
+    }
 }
 
 async fn rights(subject: &Subject<'_>, connection: &mut Connection) -> Result<Finding> {
@@ -270,6 +315,17 @@ pub(super) fn script_is_whole(name: &str, scanner: PlainScanner) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_less_room_than_the_bare_rows_take_is_too_little_for_certain() {
+        let is_enough = |free, size, rows, whole| judged_space(free, size, rows, whole, "it took much").result.is_ok();
+        assert!(!is_enough(99 << 20, 300 << 20, 100 << 20, true));
+        assert!(is_enough(100 << 20, 300 << 20, 100 << 20, true), "bloat does not come along");
+        assert!(is_enough(99 << 20, 80 << 20, 100 << 20, true), "text may be longer than what it says");
+        assert!(is_enough(1, 300 << 20, 100 << 20, false), "nobody knows what chosen tables take");
+        let said = judged_space(200 << 20, 300 << 20, 100 << 20, true, "it took much").result;
+        assert_eq!(said, Ok("200 MiB free, it took much, which may be too little".to_owned()));
+    }
 
     #[test]
     fn roles_are_found_in_what_privileges_say() {

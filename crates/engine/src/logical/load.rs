@@ -137,8 +137,14 @@ impl LoadPlan {
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_load(origin.maker().unwrap_or(contact.major.number()), contact.major)?.clone();
         let like = like(&origin, &request, contact.major);
-        let subject =
-            Subject { origin: &origin, server: &server, request: &request, major: contact.major, client: &client };
+        let subject = Subject {
+            world,
+            origin: &origin,
+            server: &server,
+            request: &request,
+            major: contact.major,
+            client: &client,
+        };
         let (mut findings, existing) = checks::all(&subject, &mut connection).await?;
         connection.close().await;
         let chosen = chosen(&origin, &server, &request, existing.is_some()).await?;
