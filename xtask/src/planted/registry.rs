@@ -125,4 +125,8 @@ pub(crate) const PLANTS: &[Plant] = &[
         "what came is not held against the database"),
     plant("l2", "asof-engine", "logical", "hz_l2_a_load_that_is_interrupted_anywhere_leaves_the_server_as_it_was",
         "a database has its own name while it is loaded"),
+    plant("l3", "asof-engine", "logical", "hz_l3_a_dump_that_only_its_table_of_contents_proves_is_not_whole",
+        "the table of contents is read and nothing else"),
+    plant("l4", "asof-engine", "compare", "hz_l4_one_changed_value_is_found_and_its_key_named",
+        "digests are not compared"),
 ];

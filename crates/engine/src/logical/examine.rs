@@ -10,7 +10,7 @@ use asof_postgres::archive::plain::{Ending, PlainScanner, Scope};
 use asof_postgres::archive::sniff::Kind;
 use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece};
 use asof_postgres::archive::toc::Toc;
-use asof_world::World;
+use asof_world::{World, planted};
 use aws_lc_rs::digest::{Context as Sha, SHA256};
 use bytes::Bytes;
 use serde::Serialize;
@@ -118,6 +118,11 @@ fn proof_of_file(recorded: bool, compressed: bool) -> Proof {
 }
 
 async fn stream(origin: &Origin, observer: &dyn Observer) -> Result<Examined> {
+    if let Some(toc) = origin.toc.clone().filter(|_| planted("l3")) {
+        let (tables, mentions) = (origin.tables.clone(), Mentions::of_archive(&toc));
+        let (toc, proof) = (Some(toc), Proof::FormOnly);
+        return Ok(Examined { proof, bytes: 0, tables, large_objects: 0, toc, script: None, mentions });
+    }
     let (mut stream, mut reading) = (origin.stream().await?, Reading::new(origin));
     while let Some(piece) = stream.next().await? {
         let len = piece.len() as u64;

@@ -6,7 +6,7 @@ use asof_testkit::majors;
 use crate::stage::{BASE, Two, check, everything, words};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_changed_value_is_found_and_its_key_named() {
+async fn hz_l4_one_changed_value_is_found_and_its_key_named() {
     let changed = "update account set name = 'other' where id = 7";
     check("value", changed, &["content: public.account: digest: differs"]).await;
     let two = Two::new(majors()[0], "value key", BASE);
