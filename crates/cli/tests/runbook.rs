@@ -4,10 +4,12 @@
 mod support;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use asof_testkit::{Options, Server};
+use asof_testkit::{Moto, Options, Server};
 
 use support::{Desk, Said, json};
 
@@ -358,4 +360,49 @@ fn trap_a_sleep_is_no_proof_that_a_server_is_there() {
     let said = book.asof(&format!("drill --dump whole --bindir {}", bin.display()));
     assert_ne!(said.code, 0, "{said:?}");
     assert!(said.err.contains("it does not start today"), "{said:?}");
+}
+
+#[test]
+fn an_export_into_a_bucket_is_a_file_that_stock_pg_restore_reads() {
+    let (book, moto) = (Runbook::open(), Moto::with_bucket("archive"));
+    // More than one part of an upload.
+    book.server.psql_in(
+        "chatbot_dev",
+        "create table bulk as select md5(n::text) || md5((-n)::text) as it from generate_series(1, 400000) n",
+    );
+    book.done("dump prod -d chatbot_dev --name yearly --globals");
+    let url = format!("s3://archive/2026/yearly.dump?region=eu-central-1&endpoint=http://{}", moto.address());
+    let export = || {
+        let mut command = book.desk.command();
+        command.args(["-q", "export", "yearly", "--json", "--to", &url]);
+        book.desk.run(command.envs([("AWS_ACCESS_KEY_ID", "writer"), ("AWS_SECRET_ACCESS_KEY", "writer")]))
+    };
+    let said = export();
+    assert_eq!(said.code, 0, "{said:?}");
+    let bytes = json(&said.out)["bytes"].as_u64().expect("a length");
+    let found = object(&moto, "archive/2026/yearly.dump");
+    assert!(found.len() as u64 == bytes && bytes > 12_000_000, "{} of {bytes}", found.len());
+    fs::write(book.desk.path("fetched.dump"), found).expect("a file");
+    let record = String::from_utf8(object(&moto, "archive/2026/yearly.dump.json")).expect("text");
+    assert_eq!(json(&record)["details"]["database"]["name"], "chatbot_dev");
+    let roles = String::from_utf8(object(&moto, "archive/2026/yearly.dump.globals.sql")).expect("text");
+    assert!(roles.contains("chatbot_user"), "{roles}");
+
+    book.runs("createdb -O chatbot_user fetched; pg_restore --exit-on-error -d fetched fetched.dump");
+    book.done("compare prod/chatbot_dev prod/fetched --owners");
+    // Nothing of a bucket is overwritten either.
+    let said = export();
+    assert!(said.code == 3 && said.err.contains("yearly.dump"), "{said:?}");
+}
+
+/// What anybody gets who asks for an object; this server asks for no signature.
+fn object(moto: &Moto, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(moto.address()).expect("the server answers");
+    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {}\r\n\r\n", moto.address()).expect("it listens");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer");
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("a head") + 4;
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    assert!(head.contains(" 200 "), "{path}: {head}");
+    answer.split_off(end)
 }
