@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use asof_postgres::client::{Connection, Row, escape_identifier};
 
 use super::record::TableRecord;
-use super::verify::NAMED;
+use super::verify::{NAMED, by_name};
 use crate::error::Result;
 use crate::runtime::SCRATCH_ROLE;
 
@@ -14,11 +14,7 @@ pub(super) type Found = (bool, String);
 
 /// Holds the rows of every table against those of the dump. `tables` of one name are one.
 pub(super) async fn rows(connection: &mut Connection, tables: &[TableRecord]) -> Result<Found> {
-    let mut expected: BTreeMap<(&str, &str), Option<u64>> = BTreeMap::new();
-    for table in tables {
-        let rows = expected.entry((&table.schema, &table.name)).or_insert(Some(0));
-        *rows = rows.zip(table.rows).map(|(known, more)| known + more);
-    }
+    let expected = by_name(tables);
     let (mut total, mut compared, mut differ) = (0, 0, Vec::new());
     for ((schema, name), rows) in &expected {
         let Some(rows) = rows else { continue };

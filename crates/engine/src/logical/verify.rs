@@ -162,7 +162,7 @@ async fn read_the_rest(origin: &Origin, dump: &StoredDump, observer: &dyn Observ
 }
 
 /// The rows of every table by its name; of one that is there more than once, all of them.
-fn by_name(tables: &[TableRecord]) -> BTreeMap<(&str, &str), Option<u64>> {
+pub(super) fn by_name(tables: &[TableRecord]) -> BTreeMap<(&str, &str), Option<u64>> {
     let mut found: BTreeMap<(&str, &str), Option<u64>> = BTreeMap::new();
     for table in tables {
         let rows = found.entry((&table.schema, &table.name)).or_insert(Some(0));
