@@ -229,6 +229,17 @@ fn trap_a_pipe_that_stays_empty_is_a_failure() {
     book.runs("createdb chatbot_restored && openssl enc -d -aes-256-cbc -pbkdf2 -pass pass:secret -in meant.enc | pg_restore -d chatbot_restored");
     let said = book.asof("-q load meant.enc --password-file pw --new-database meant --on prod");
     assert!(said.code == 0 && said.err.contains("without authentication"), "{said:?}");
+    // So it is by what proves a dump, also when it is wrapped twice.
+    book.runs(
+        "pg_dump -d chatbot_dev -Fp | gzip | openssl enc -aes-256-cbc -salt -pbkdf2 -pass pass:secret -out twice.enc",
+    );
+    let bin = book.server.bin_dir().display();
+    // A script says neither who owns its database nor its locale.
+    for (file, besides) in [("meant.enc", "--owners"), ("twice.enc", "--data-only")] {
+        book.done(&format!("verify --dump {file} --password-file pw"));
+        book.done(&format!("drill --dump {file} --password-file pw --bindir {bin}"));
+        book.done(&format!("compare {file} prod/chatbot_dev --password-file pw --bindir {bin} {besides}"));
+    }
 }
 
 #[test]

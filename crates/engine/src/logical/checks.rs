@@ -237,13 +237,24 @@ async fn extensions(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
 async fn roles(subject: &Subject<'_>, toc: &Toc, connection: &mut Connection) -> Result<Finding> {
     let request = subject.request;
     let owners = toc.entries.iter().filter_map(|entry| entry.owner.as_ref()).map(|owner| owner.to_lossy());
-    let owners = owners.filter(|owner| !owner.is_empty() && !request.no_owner);
+    let owners: BTreeSet<String> = owners.filter(|owner| !owner.is_empty() && !request.no_owner).collect();
     let granted = toc.entries.iter().filter(|entry| entry.desc.as_bytes().ends_with(b"ACL") && !request.no_privileges);
     let granted = granted.filter_map(|entry| entry.definition.as_ref()).flat_map(|sql| grantees(&sql.to_lossy()));
-    let wanted: BTreeSet<String> = owners.chain(granted).collect();
+    let wanted: BTreeSet<String> = owners.iter().cloned().chain(granted).collect();
     let known = names(connection, "SELECT rolname FROM pg_roles").await?;
     let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
+    // Whoever is no superuser gives things only to roles that it is a member of (`check_can_set_role` and its forerunners, acl.c).
+    let own = names(connection, "SELECT rolname FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')").await?;
+    let foreign: Vec<&str> =
+        owners.intersection(&known).filter(|role| !own.contains(*role)).map(String::as_str).collect();
     Ok(match missing.as_slice() {
+        [] if !foreign.is_empty() => Finding::failed(
+            "roles",
+            format!(
+                "nothing can be given to {}: be made a member of them, or load with --no-owner",
+                foreign.join(", ")
+            ),
+        ),
         [] if wanted.is_empty() => Finding::ok("roles", "none are needed"),
         [] => Finding::ok("roles", format!("{} are here", wanted.len())),
         missing => Finding::failed(

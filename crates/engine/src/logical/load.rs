@@ -261,7 +261,7 @@ async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<()> {
     let request = &plan.request;
     let statements = match (request.policy, &plan.existing, &plan.origin.toc) {
         (Policy::Replace, Some(_), _) => properties::of_existing(&mut connection, &request.database, name).await?,
-        (_, _, Some(toc)) => properties::of_archive(toc, name, !request.no_privileges),
+        (_, _, Some(toc)) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
         (_, _, None) => Vec::new(),
     };
     let applied = properties::apply(&mut connection, &statements).await;

@@ -1,13 +1,21 @@
-//! What belongs to a database but is not in it: settings, privileges, a comment. `pg_restore` brings them only when it makes the
+//! What belongs to a database but is not in it: its owner, settings, privileges, a comment. `pg_restore` brings them only when it makes the
 //! database itself (`--create`), under its old name; here they are applied to the database that we made.
 
+use asof_postgres::archive::Text;
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, escape_identifier, escape_literal};
 
 use crate::error::Result;
 
 /// The statements of an archive about its database, for one of another name.
-pub(super) fn of_archive(toc: &Toc, name: &str, with_privileges: bool) -> Vec<String> {
+///
+/// The owner is more than a name: from 15 on, `public` belongs to whoever owns the database.
+pub(super) fn of_archive(toc: &Toc, name: &str, with_owner: bool, with_privileges: bool) -> Vec<String> {
+    let is_database = |entry: &&Entry| entry.desc.as_bytes() == b"DATABASE";
+    let owner = toc.entries.iter().find(is_database).and_then(|entry| entry.owner.as_ref()).map(Text::to_lossy);
+    let owner = owner
+        .filter(|owner| with_owner && !owner.is_empty())
+        .map(|owner| format!("ALTER DATABASE {} OWNER TO {}", escape_identifier(name), escape_identifier(&owner)));
     let about = |entry: &&Entry| {
         let (desc, tag) = (entry.desc.as_bytes(), entry.tag.as_bytes());
         match desc {
@@ -19,7 +27,7 @@ pub(super) fn of_archive(toc: &Toc, name: &str, with_privileges: bool) -> Vec<St
     };
     let old = toc.database.to_lossy();
     let definitions = toc.entries.iter().filter(about).filter_map(|entry| entry.definition.as_ref());
-    definitions.map(|sql| renamed(&sql.to_lossy(), &old, name)).collect()
+    owner.into_iter().chain(definitions.map(|sql| renamed(&sql.to_lossy(), &old, name))).collect()
 }
 
 /// Statements begin on lines of their own, and name the database once behind the word DATABASE (`dumpDatabase`, `dumpComment` and

@@ -161,8 +161,6 @@ pub(super) struct Like {
     pub encoding: Option<String>,
     /// What stands in CREATE DATABASE about the locale.
     pub locale: Vec<(String, String)>,
-    /// Its owner, when it is not whoever loads.
-    pub owner: Option<String>,
 }
 
 impl Like {
@@ -178,7 +176,7 @@ impl Like {
                 _ => {}
             }
         }
-        Self { encoding: Some(database.encoding.clone()), locale, owner: None }
+        Self { encoding: Some(database.encoding.clone()), locale }
     }
 
     /// As an archive says: `CREATE DATABASE name WITH TEMPLATE = template0 ENCODING = 'UTF8' LOCALE_PROVIDER = libc LOCALE = 'C';`
@@ -200,14 +198,11 @@ impl Like {
                 locale.push(("LOCALE_PROVIDER".to_owned(), provider.to_owned()));
             }
         }
-        Self { encoding: option("ENCODING"), locale, owner: None }
+        Self { encoding: option("ENCODING"), locale }
     }
 
     fn clause(&self) -> String {
         let mut clause = "TEMPLATE template0".to_owned();
-        if let Some(owner) = &self.owner {
-            clause.push_str(&format!(" OWNER {}", escape_identifier(owner)));
-        }
         if let Some(encoding) = &self.encoding {
             clause.push_str(&format!(" ENCODING {}", escape_literal(encoding)));
         }

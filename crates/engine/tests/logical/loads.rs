@@ -311,3 +311,32 @@ async fn an_impossible_load_is_refused_before_anything_is_made() {
     let refused = logical::Origin::stored(&stage.protected.owner, &physical).await.err().expect("is refused");
     assert!(chain(&refused).contains("asof restore"), "{}", chain(&refused));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_database_belongs_to_whom_the_original_belonged() {
+    for major in majors() {
+        let stage = shop(major).await;
+        let server = stage.server();
+        server.psql("create role keeper login; alter database shop owner to keeper; create role mover login createdb");
+        stage.stored("shop", "kept").await;
+        stage.load_new(stage.origin("kept").await, "copy").await;
+        let owner = "select rolname from pg_database d join pg_roles r on r.oid = datdba where datname = 'copy'";
+        assert_eq!(server.psql(owner), "keeper", "on {major}");
+        // From 15 on, who owns the database decides who may make tables in public.
+        server.psql_in("copy", "set role keeper; create table public.of_keeper ()");
+        // Who cannot give it away is told before anything is made.
+        let clients = crate::stage::clients(&stage.protected.world, server).await;
+        let mut mover = link(server);
+        mover.config.user = "mover".to_owned();
+        let plan = |request| {
+            let (world, clients, mover) = (&stage.protected.world, &clients, &mover);
+            async { LoadPlan::make(world, clients, stage.origin("kept").await, mover, request).await.expect("a plan") }
+        };
+        let refused = plan(into_new("moved")).await.require().expect_err("it belongs to others");
+        assert!(chain(&refused).contains("nothing can be given to keeper"), "{}", chain(&refused));
+        let request = LoadRequest { no_owner: true, no_privileges: true, ..into_new("moved") };
+        let plan = plan(request).await;
+        logical::load(&plan, never(), &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(server.psql(&owner.replace("'copy'", "'moved'")), "mover", "on {major}");
+    }
+}
