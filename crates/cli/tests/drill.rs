@@ -235,4 +235,5 @@ fn a_dump_is_compared_with_the_database_that_it_is_of() {
     let said = asof(&desk, &server, &format!("compare {} prod/chat", file.display()));
     assert_eq!(said.code, 4, "{said:?}");
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
+    clear(&desk);
 }
