@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use asof_engine::logical::{self, ExportReport, Origin, Outside};
 use asof_engine::restore::find;
 use asof_repository::store::s3::S3Store;
-use asof_world::Timestamp;
+
 use serde_json::json;
 
 use crate::args::Export;
@@ -19,19 +19,18 @@ pub(crate) async fn run(context: &Context, args: Export) -> Result<()> {
     let journal = instance.shelf.journal().await?;
     let backup = find(&journal.state().existing(), &args.dump)?.backup.clone();
     let origin = Origin::stored(&instance.shelf, &backup).await?;
-    let made = Timestamp(backup.started);
     let bar = context.bar();
     let exported = match args.to.strip_prefix("s3://") {
         Some(_) => {
             let (url, name) = split(&args.to)?;
             let store = S3Store::new(context.world.clone(), &url, variable)?;
             let out = Outside::Store(&store, &name);
-            interruptible(logical::export(&origin, made, out, bar.as_ref())).await
+            interruptible(logical::export(&origin, out, bar.as_ref())).await
         }
         None => {
             let path = PathBuf::from(&args.to);
             let path = std::path::absolute(&path).map_err(Failure::file("find", &path))?;
-            interruptible(logical::export(&origin, made, Outside::File(&path), bar.as_ref())).await
+            interruptible(logical::export(&origin, Outside::File(&path), bar.as_ref())).await
         }
     };
     bar.finish();

@@ -284,7 +284,7 @@ fn grantees(sql: &str) -> Vec<String> {
     statements.filter(|name| name != "PUBLIC").map(unquoted).collect()
 }
 
-/// A tablespace that is missing is no failure: what was in it goes where new tables go.
+/// A tablespace that is missing stops a load at the first thing that lies in it.
 async fn tablespaces(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
     let wanted: BTreeSet<String> =
         toc.entries.iter().filter_map(|entry| entry.tablespace.as_ref()).map(|name| name.to_lossy()).collect();

@@ -277,15 +277,10 @@ async fn store(
         Format::Plain => plain(plan, shelving, request, observer).await?,
         Format::Custom | Format::Directory => archive(plan, shelving, request, observer).await?,
     };
-    dumped.contents.estimate(&plan.known);
-    hold_against(&mut plan.snapshot, &plan.known, &request.selection, &dumped.contents).await?;
-    if request.globals {
-        observer.event(Event::Phase("roles and tablespaces"));
-        let (sql, remarks) = globals(plan).await?;
-        dumped.remarks.extend(remarks);
+    let (globals, tables) = completed(plan, request, &mut dumped, observer).await?;
+    if let Some(sql) = globals {
         shelving.put(GLOBALS, &sql).await?;
     }
-    let tables: Vec<TableRecord> = dumped.contents.tables.iter().map(|(_, table)| table.clone()).collect();
     shelving.put(TABLES, &serde_json::to_vec(&tables).expect("records can be written as JSON")).await?;
     observer.event(Event::Phase("storing the map"));
     let shelved = shelving.finish().await?;
@@ -393,6 +388,25 @@ pub(super) async fn pump(
     Ok(total)
 }
 
+/// What came, held against the database; then the globals, if they are wanted, and what is recorded of every table.
+async fn completed(
+    plan: &mut Plan,
+    request: &DumpRequest,
+    dumped: &mut Dumped,
+    observer: &dyn Observer,
+) -> Result<(Option<Vec<u8>>, Vec<TableRecord>)> {
+    dumped.contents.estimate(&plan.known);
+    hold_against(&mut plan.snapshot, &plan.known, &request.selection, &dumped.contents).await?;
+    let tables = dumped.contents.tables.iter().map(|(_, table)| table.clone()).collect();
+    if !request.globals {
+        return Ok((None, tables));
+    }
+    observer.event(Event::Phase("roles and tablespaces"));
+    let (sql, remarks) = globals(plan).await?;
+    dumped.remarks.extend(remarks);
+    Ok((Some(sql), tables))
+}
+
 /// Roles and tablespaces as SQL. Only a superuser may read passwords; without them roles are better than none.
 pub(super) async fn globals(plan: &Plan) -> Result<(Vec<u8>, Vec<String>)> {
     match globals_with(plan, &["--globals-only"]).await {
@@ -431,15 +445,10 @@ async fn to_files(
 ) -> Result<DumpReport> {
     let mut making = to_file::begin(&plan.world, path).await?;
     let mut dumped = to_file::dump(plan, &mut making, request, observer).await?;
-    dumped.contents.estimate(&plan.known);
-    hold_against(&mut plan.snapshot, &plan.known, &request.selection, &dumped.contents).await?;
-    if request.globals {
-        observer.event(Event::Phase("roles and tablespaces"));
-        let (sql, remarks) = globals(plan).await?;
-        dumped.remarks.extend(remarks);
+    let (globals, tables) = completed(plan, request, &mut dumped, observer).await?;
+    if let Some(sql) = globals {
         making.add("globals.sql", &sql).await?;
     }
-    let tables: Vec<TableRecord> = dumped.contents.tables.iter().map(|(_, table)| table.clone()).collect();
     let mut details = plan.details(request, &dumped.contents, dumped.bytes).await?;
     let elapsed = plan.world.monotonic() - began;
     details.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);

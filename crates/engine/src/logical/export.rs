@@ -18,7 +18,6 @@ use super::to_file::{self, FileWriter, beside, sha256};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::time::rfc3339;
-use asof_world::Timestamp;
 
 /// Where a dump goes.
 pub enum Outside<'a> {
@@ -43,12 +42,7 @@ pub struct ExportReport {
 ///
 /// # Errors
 /// `Refused` if the name is taken, `Damaged` if the repository is; nothing is left behind then that looks whole.
-pub async fn export(
-    origin: &Origin,
-    made: Timestamp,
-    out: Outside<'_>,
-    observer: &dyn Observer,
-) -> Result<ExportReport> {
+pub async fn export(origin: &Origin, out: Outside<'_>, observer: &dyn Observer) -> Result<ExportReport> {
     let Place::Stored(dump) = &origin.place else {
         return Err(Error::refused(format!("{} is a file already", origin.name), "copy it"));
     };
@@ -61,15 +55,14 @@ pub async fn export(
     };
     let world = &origin.world;
     match out {
-        Outside::File(path) => to_path(world, origin, made, &mut source, globals, path, observer).await,
-        Outside::Store(store, name) => to_store(origin, made, &mut source, globals, store, name, observer).await,
+        Outside::File(path) => to_path(world, origin, &mut source, globals, path, observer).await,
+        Outside::Store(store, name) => to_store(origin, &mut source, globals, store, name, observer).await,
     }
 }
 
 async fn to_path(
     world: &World,
     origin: &Origin,
-    made: Timestamp,
     source: &mut Source,
     globals: Option<Vec<u8>>,
     path: &Path,
@@ -86,14 +79,13 @@ async fn to_path(
     if let Some(globals) = &globals {
         making.add("globals.sql", globals).await?;
     }
-    making.add("json", &record(origin, made, &sha256)).await?;
+    making.add("json", &record(origin, &sha256)).await?;
     let names = making.publish().await?.into_iter().map(|path| path.display().to_string()).collect();
     Ok(ExportReport { names, bytes: source.done, sha256 })
 }
 
 async fn to_store(
     origin: &Origin,
-    made: Timestamp,
     source: &mut Source,
     globals: Option<Vec<u8>>,
     store: &S3Store,
@@ -108,7 +100,7 @@ async fn to_store(
     store.upload(name, next).await?;
     let (mut names, sha256) = (vec![name.to_owned()], source.digests());
     let more = globals.into_iter().map(|globals| ("globals.sql", globals));
-    for (ending, bytes) in more.chain([("json", record(origin, made, &sha256))]) {
+    for (ending, bytes) in more.chain([("json", record(origin, &sha256))]) {
         let mut bytes = Some(Bytes::from(bytes));
         let name = beside(Path::new(name), ending).display().to_string();
         store.upload(&name, async || Ok::<_, Error>(bytes.take())).await?;
@@ -117,8 +109,8 @@ async fn to_store(
     Ok(ExportReport { names, bytes: source.done, sha256 })
 }
 
-fn record(origin: &Origin, made: Timestamp, sha256: &BTreeMap<String, String>) -> Vec<u8> {
-    let details = origin.details.clone().expect("a stored dump has a record");
+fn record(origin: &Origin, sha256: &BTreeMap<String, String>) -> Vec<u8> {
+    let (made, details) = origin.made.zip(origin.details.clone()).expect("a stored dump has a record");
     let record = FileRecord { made: rfc3339(made), details, tables: origin.tables.clone(), sha256: sha256.clone() };
     serde_json::to_vec_pretty(&record).expect("records can be written as JSON")
 }

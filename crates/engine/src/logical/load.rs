@@ -276,15 +276,20 @@ async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Obse
     let link = Link::of(&server, &connection)?;
     observer.event(Event::Phase("loading"));
     plan.origin.len().await?.into_iter().for_each(|len| observer.event(Event::Expect(len)));
-    let done = match &plan.chosen {
+    let (bytes, mut remarks) = match &plan.chosen {
         Some(chosen) => tables::load(plan, &link, chosen, &mut connection, observer).await?,
         None => everything(plan, &link, at_once, observer).await?,
     };
     if plan.request.analyze {
-        analyze(&mut connection, observer).await?;
+        // What is loaded is loaded: without statistics queries are slow, and nothing is wrong.
+        remarks.extend(
+            analyze(&mut connection, observer).await.err().map(|error| {
+                format!("statistics were not gathered ({error}): run ANALYZE in {}", plan.request.database)
+            }),
+        );
     }
     connection.close().await;
-    Ok(done)
+    Ok((bytes, remarks))
 }
 
 async fn everything(

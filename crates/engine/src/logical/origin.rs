@@ -1,6 +1,7 @@
 //! What is loaded: a dump of the repository, or a file of anybody, known by its content and never by its name.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::archive::sniff::Kind;
@@ -87,9 +88,15 @@ impl Origin {
         let path = &std::path::absolute(path).map_err(Error::files("find", path))?;
         let (files, looked_at) = (world.files.clone(), path.join("toc.dat"));
         let toc = world.blocking(move || files.read(&looked_at, TOC_LIMIT)).await;
-        if let Ok(toc) = toc {
+        let toc = match toc {
+            Ok(toc) => Some(toc),
+            // A file, or a directory of something else.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
+            Err(error) => return Err(Error::files("read", path.join("toc.dat"))(error)),
+        };
+        if let Some(toc) = toc {
             let mut origin = Self::of_file(world, name, Place::Directory(path.to_owned()));
-            origin.take_record(path).await;
+            origin.take_record(path).await?;
             origin.prove("toc.dat", &to_file::sha256(&toc))?;
             origin.toc = Some(decoded(&origin.name, ArchiveFormat::Directory, &toc)?);
             return Ok(origin);
@@ -98,7 +105,7 @@ impl Origin {
         let is_wrapped = recipe.is_wrapped();
         let mut origin = Self::of_file(world, name, Place::File { path: path.to_owned(), recipe });
         if !is_wrapped {
-            origin.take_record(path).await;
+            origin.take_record(path).await?;
         }
         origin.toc = origin.toc_of_file().await?;
         Ok(origin)
@@ -127,14 +134,19 @@ impl Origin {
     }
 
     /// Takes in what was recorded beside a dump of ours. A file of this name that says something else is somebody's own.
-    async fn take_record(&mut self, path: &Path) {
+    async fn take_record(&mut self, path: &Path) -> Result<()> {
         let (files, beside) = (self.world.files.clone(), to_file::beside(path, "json"));
-        let read = self.world.blocking(move || files.read(&beside, TOC_LIMIT)).await;
-        let record = read.ok().and_then(|bytes| serde_json::from_slice::<FileRecord>(&bytes).ok());
-        if let Some(FileRecord { made, details, tables, sha256 }) = record {
+        let read = self.world.blocking(move || files.read(&beside, TOC_LIMIT).map_err(|error| (error, beside))).await;
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err((error, _)) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err((error, beside)) => return Err(Error::files("read", beside)(error)),
+        };
+        if let Ok(FileRecord { made, details, tables, sha256 }) = serde_json::from_slice(&bytes) {
             self.made = crate::time::parse(&made).ok();
             (self.details, self.tables, self.sha256) = (Some(details), tables, sha256);
         }
+        Ok(())
     }
 
     /// Holds a digest against the one that was recorded, where one was.
@@ -263,31 +275,25 @@ impl Origin {
                 return Err(Error::refused(what, "pg_restore reads it by itself"));
             }
         };
-        Ok(Stream { world: self.world.clone(), parts, current: None, news: None })
+        Ok(self.stream_from(parts))
     }
 }
 
 impl Origin {
+    fn stream_from(&self, parts: Parts) -> Stream {
+        Stream { world: self.world.clone(), parts, current: None, news: None }
+    }
+
     /// The data of an archive, without its table of contents.
     pub(super) fn data_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
         let ahead = archive(toc, Part::Bytes(Bytes::new()));
-        Stream {
-            world: self.world.clone(),
-            parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
-            current: None,
-            news: None,
-        }
+        self.stream_from(Parts::Members { dump: Box::new(dump.clone()), ahead })
     }
 
     /// An archive with these entries of a stored dump.
     pub(super) fn stream_of(&self, dump: &StoredDump, toc: &Toc) -> Stream {
         let ahead = archive(toc, Part::Bytes(toc.encode_custom().into()));
-        Stream {
-            world: self.world.clone(),
-            parts: Parts::Members { dump: Box::new(dump.clone()), ahead },
-            current: None,
-            news: None,
-        }
+        self.stream_from(Parts::Members { dump: Box::new(dump.clone()), ahead })
     }
 }
 

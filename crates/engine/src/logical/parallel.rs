@@ -76,7 +76,6 @@ pub(super) async fn archives(
     first.extend(shares.iter().flatten().map(|table| format!("--exclude-table-data={}", table.quoted()).into()));
     let further = shares.iter().map(|tables| {
         let mut arguments = plan.arguments(&request.selection);
-        arguments.retain(|argument| argument != "--data-only");
         arguments.push("--data-only".into());
         arguments.extend(tables.iter().map(|table| OsString::from(format!("--table={}", table.quoted()))));
         arguments

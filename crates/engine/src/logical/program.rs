@@ -35,10 +35,10 @@ impl Link {
     /// The way to the server and database of `connection`, which was opened by `server`.
     pub(crate) fn of(server: &Server, connection: &Connection) -> Result<Self> {
         let config = &server.config;
-        let host = config
-            .host_named(connection.server())
-            .or(config.hosts.first())
-            .ok_or_else(|| Error::refused(format!("{config} names no host"), "name one in the connection string"))?;
+        let host = config.host_named(connection.server()).ok_or_else(|| {
+            let what = format!("{config} does not name {}, which answered", connection.server());
+            Error::refused(what, "name it in the connection string")
+        })?;
         // What libpq looks up by itself, and where programs and libraries are found.
         let inherited = ["HOME", "USER", "PATH", "LD_LIBRARY_PATH", "PGSYSCONFDIR", "TZ"];
         let variables = inherited.iter().filter_map(|name| Some((name, (server.environment.lookup)(name)?)));

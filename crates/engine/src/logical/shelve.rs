@@ -169,10 +169,9 @@ impl Shelving {
             self.changed += if place == Place::Zero { 0 } else { PAGE_SIZE as u64 };
             open.file.push(Run { pages: 1, place, torn: false });
         }
-        if filling.is_full() { self.close(filling, pending).await } else { self.keep(filling, pending) }
-    }
-
-    fn keep(&mut self, filling: Filling, pending: PendingPack) -> Result<()> {
+        if filling.is_full() {
+            return self.close(filling, pending).await;
+        }
         self.filling = Some((filling, pending));
         Ok(())
     }

@@ -225,7 +225,9 @@ impl Script {
                 None => Ok(()),
             }
         };
-        let passing = async {
+        // It takes the output along: when psql reads no further, pg_restore must not wait for somebody who reads.
+        let input = psql.input();
+        let passing = async move {
             let (mut total, mut is_head) = (0, true);
             loop {
                 let mut piece = output.read(Vec::new()).await?;
@@ -239,7 +241,7 @@ impl Script {
                     }
                 }
                 total += piece.len() as u64;
-                if !psql.input().write(piece.into()).await? {
+                if !input.write(piece.into()).await? {
                     return Ok(total);
                 }
             }

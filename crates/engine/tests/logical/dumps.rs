@@ -6,7 +6,6 @@ use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, Load
 use asof_engine::progress::Silent;
 use asof_postgres::conninfo::{Config, Environment};
 use asof_testkit::{Options, assert_same_dump, digests, fill_small, fill_universe, majors};
-use asof_world::Timestamp;
 
 use crate::stage::{Stage, databases, in_database, into_new, never, request, text_by, text_of};
 use crate::support::{chain, standby};
@@ -86,7 +85,7 @@ async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
         stage.dump("universe", &asked, &stage.repository()).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let path = stage.path("exported.dump");
         let origin = stage.origin("all").await;
-        let exported = logical::export(&origin, Timestamp(0), Outside::File(&path), &Silent).await;
+        let exported = logical::export(&origin, Outside::File(&path), &Silent).await;
         let exported = exported.unwrap_or_else(|error| panic!("{}", chain(&error)));
         let names: Vec<&str> = exported.names.iter().filter_map(|name| name.rsplit('/').next()).collect();
         assert_eq!(names, ["exported.dump", "exported.dump.globals.sql", "exported.dump.json"]);
@@ -94,7 +93,7 @@ async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
         stage.load_new(stage.file(&path).await.expect("a file"), "ours").await;
         assert_same_dump(&text_of(stage.server(), "ours"), &expected, &format!("ours on {major}"));
         let again =
-            logical::export(&origin, Timestamp(0), Outside::File(&path), &Silent).await.expect_err("is refused");
+            logical::export(&origin, Outside::File(&path), &Silent).await.expect_err("is refused");
         assert!(chain(&again).contains("exists already"), "{}", chain(&again));
         if stage.clients.all().iter().any(|client| client.major == major) {
             stage.server().psql("create database stock");

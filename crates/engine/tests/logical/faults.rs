@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use asof_engine::logical::{self, Destination, LoadPlan, Plan};
 use asof_engine::progress::{Event, Observer, Silent};
@@ -16,6 +17,9 @@ use crate::support::{chain, files_of, link};
 
 /// How many points are tried.
 const POINTS: u32 = 20;
+
+/// A load that waits for a program which waits for it would never end; one takes a second.
+const LONGEST: Duration = Duration::from_secs(120);
 
 const ROWS: &str = "
 create table noise (id int primary key, body text not null);
@@ -176,4 +180,33 @@ async fn a_connection_that_breaks_anywhere_leaves_no_dump_and_no_database() {
         stage.server().psql("drop database if exists half");
     }
     assert!(broken_dumps >= 2 && broken_loads >= 3, "{broken_dumps} dumps and {broken_loads} loads broke");
+}
+
+const LOSE: &str = "delete from more; delete from noise where id > 10";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_while_a_table_is_replaced_leaves_the_table_as_it_was() {
+    let stage = stage().await;
+    let (world, server) = (stage.protected.world.clone(), stage.server());
+    stage.stored("shop", "whole").await;
+    server.psql_in("shop", LOSE);
+    let mut broken = 0;
+    for point in 0..POINTS {
+        let clients = crate::stage::clients(&world, server).await;
+        let tables = vec!["noise".to_owned()];
+        let (policy, conflict) = (logical::Policy::IntoExisting, logical::Conflict::Replace);
+        let request = logical::LoadRequest { tables, conflict, ..logical::LoadRequest::new("shop", policy) };
+        let plan = LoadPlan::make(&world, &clients, stage.origin("whole").await, &link(server), request).await;
+        let plan = plan.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let breaking = Breaking::after(point, server, "asof-load");
+        let loading = tokio::time::timeout(LONGEST, logical::load(&plan, never(), &breaking));
+        let loaded = loading.await.unwrap_or_else(|_| panic!("after {point} events it waits for ever"));
+        let rows = server.psql_in("shop", "select count(*) from noise");
+        assert_eq!(rows == "10", loaded.is_err(), "after {point} events: {rows} rows, {loaded:?}");
+        if loaded.is_ok() {
+            server.psql_in("shop", LOSE);
+        }
+        broken += u32::from(loaded.is_err());
+    }
+    assert!(broken >= 3, "{broken} loads broke");
 }
