@@ -238,12 +238,15 @@ async fn into_new(
         apply_properties(plan, &scaffold.name).await?;
         Ok(done)
     };
-    match until(cancelled, loading).await {
+    let named = match until(cancelled, loading).await {
         Ok(done) => {
             observer.event(Event::Phase("naming the database"));
-            scaffold.finish(plan.request.policy == Policy::Replace).await?;
-            Ok(done)
+            scaffold.finish(plan.request.policy == Policy::Replace).await.map(|()| done)
         }
+        Err(error) => Err(error),
+    };
+    match named {
+        Ok(done) => Ok(done),
         Err(error) => {
             // The reason counts for more than whether clearing up works; what is left says by its name what it is.
             let name = scaffold.name.clone();

@@ -95,7 +95,7 @@ impl Scaffold {
     }
 
     /// Gives the database its name; the one that had it is dropped, when it is to be replaced.
-    pub(super) async fn finish(self, replaces: bool) -> Result<()> {
+    pub(super) async fn finish(&self, replaces: bool) -> Result<()> {
         let mut connection = self.server.connect().await?;
         let result = self.rename(&mut connection, replaces).await;
         connection.close().await;
@@ -110,11 +110,19 @@ impl Scaffold {
         if replaces {
             let old = self.name.replacen("_asof_loading_", "_asof_replaced_", 1);
             let old = escape_identifier(&old);
-            // A database can only be renamed when nobody is connected to it.
-            end_sessions(connection, &self.finally).await?;
-            connection.execute(&format!("ALTER DATABASE {name} RENAME TO {old}")).await?;
+            // A database can only be renamed when nobody is connected to it, and applications connect again at once.
+            connection.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
+            let renamed = async {
+                end_sessions(connection, &self.finally).await?;
+                Ok(connection.execute(&format!("ALTER DATABASE {name} RENAME TO {old}")).await?)
+            };
+            if let Err(error) = renamed.await {
+                connection.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await?;
+                return Err(error);
+            }
             if let Err(error) = connection.execute(&format!("ALTER DATABASE {new} RENAME TO {name}")).await {
                 connection.execute(&format!("ALTER DATABASE {old} RENAME TO {name}")).await?;
+                connection.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await?;
                 return Err(error.into());
             }
             connection.execute(&format!("DROP DATABASE {old}")).await?;
@@ -138,7 +146,7 @@ impl Scaffold {
     }
 }
 
-/// Whoever is connected to a database is disconnected, and nobody else may connect.
+/// Whoever is connected to a database is disconnected.
 async fn end_sessions(connection: &mut Connection, database: &str) -> Result<()> {
     let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()";
     connection.query_params(sql, &[Some(database)]).await?;
