@@ -92,8 +92,7 @@ async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
         // By the stock program, which finds each table by its place, and by ours, which holds the digests against it.
         stage.load_new(stage.file(&path).await.expect("a file"), "ours").await;
         assert_same_dump(&text_of(stage.server(), "ours"), &expected, &format!("ours on {major}"));
-        let again =
-            logical::export(&origin, Outside::File(&path), &Silent).await.expect_err("is refused");
+        let again = logical::export(&origin, Outside::File(&path), &Silent).await.expect_err("is refused");
         assert!(chain(&again).contains("exists already"), "{}", chain(&again));
         if stage.clients.all().iter().any(|client| client.major == major) {
             stage.server().psql("create database stock");

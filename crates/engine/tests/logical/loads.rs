@@ -2,8 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Plan, Policy};
 use asof_engine::progress::{Event, Observer, Silent};
@@ -255,7 +255,7 @@ async fn a_database_is_replaced_only_by_one_that_is_whole() {
         stage.stored("shop", "before").await;
         server.psql_in("shop", "delete from orders; insert into customer values (-1, 'new')");
         let replace = || LoadRequest { policy: Policy::Replace, ..into_new("shop") };
-        // Somebody is connected all the time.
+        let crowd = Crowd::around(server, "shop");
         let broken = stage.path("broken.sql");
         write(&broken, "create table a (b int);\ninsert into a values ('x');\n");
         let origin = stage.file(&broken).await.expect("a script");
@@ -265,11 +265,50 @@ async fn a_database_is_replaced_only_by_one_that_is_whole() {
 
         let loaded = stage.load(stage.origin("before").await, server, replace()).await;
         loaded.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        crowd.disperse(server);
         assert_eq!(server.psql_in("shop", "select count(*) from orders"), "60000");
         assert_eq!(databases(server), ["shop"]);
         let properties = "select pg_get_userbyid(datdba), has_database_privilege('keeper', oid, 'connect'), datacl is null,
                           (select setconfig from pg_db_role_setting where setdatabase = d.oid) from pg_database d where datname = 'shop'";
         assert_eq!(server.psql(properties), "keeper|t|f|{work_mem=9MB}");
+    }
+}
+
+/// Applications that use a database, and connect again as soon as they are disconnected.
+struct Crowd {
+    over: Arc<AtomicBool>,
+    members: Vec<std::thread::JoinHandle<()>>,
+}
+
+const CROWD: usize = 4;
+
+impl Crowd {
+    fn around(server: &Server, database: &str) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let member = |_| {
+            let (over, mut psql) = (over.clone(), server.tool("psql"));
+            psql.args(["-X", "-q", "-d", database, "-c", "select pg_sleep(3600)"]);
+            psql.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    psql.status().expect("psql runs");
+                }
+            })
+        };
+        let crowd = Self { members: (0..CROWD).map(member).collect(), over };
+        let present =
+            format!("select count(*) from pg_stat_activity where datname = '{database}' and query ~ 'pg_sleep'");
+        while server.psql(&present) != CROWD.to_string() {
+            std::thread::yield_now();
+        }
+        crowd
+    }
+
+    fn disperse(self, server: &Server) {
+        self.over.store(true, Ordering::Relaxed);
+        while !self.members.iter().all(std::thread::JoinHandle::is_finished) {
+            server.psql("select pg_terminate_backend(pid) from pg_stat_activity where query ~ 'pg_sleep' and pid <> pg_backend_pid()");
+        }
     }
 }
 
