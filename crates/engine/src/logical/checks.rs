@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use asof_postgres::archive::plain::{Ending, PlainScanner};
-use asof_postgres::archive::toc::Toc;
+use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, ErrorKind};
 use asof_postgres::version::Major;
 use asof_world::World;
@@ -236,8 +236,19 @@ async fn extensions(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
 
 async fn roles(subject: &Subject<'_>, toc: &Toc, connection: &mut Connection) -> Result<Finding> {
     let request = subject.request;
-    let owners = toc.entries.iter().filter_map(|entry| entry.owner.as_ref()).map(|owner| owner.to_lossy());
-    let owners: BTreeSet<String> = owners.filter(|owner| !owner.is_empty() && !request.no_owner).collect();
+    // Up to 14 `public` of a new database belongs to whom initdb made, and being given to them again asks for no right
+    // (`AlterSchemaOwner_internal`, schemacmds.c). pg_dump from 15 on writes that down.
+    let first = match subject.major.number() {
+        ..15 => names(connection, "SELECT rolname FROM pg_roles WHERE oid = 10").await?,
+        _ => BTreeSet::new(),
+    };
+    let is_public = |entry: &Entry| entry.desc.as_bytes() == b"SCHEMA" && entry.tag.as_bytes() == b"public";
+    // Only what can be dropped is given to its owner (`_printTocEntry`, pg_backup_archiver.c).
+    let has_drop = |entry: &&Entry| entry.drop.as_ref().is_some_and(|sql| !sql.as_bytes().is_empty());
+    let given = toc.entries.iter().filter(|_| !request.no_owner).filter(has_drop);
+    let owners = given.filter_map(|entry| Some((entry, entry.owner.as_ref()?.to_lossy())));
+    let owners = owners.filter(|(entry, owner)| !(owner.is_empty() || is_public(entry) && first.contains(owner)));
+    let owners: BTreeSet<String> = owners.map(|(_, owner)| owner).collect();
     let granted = toc.entries.iter().filter(|entry| entry.desc.as_bytes().ends_with(b"ACL") && !request.no_privileges);
     let granted = granted.filter_map(|entry| entry.definition.as_ref()).flat_map(|sql| grantees(&sql.to_lossy()));
     let wanted: BTreeSet<String> = owners.iter().cloned().chain(granted).collect();

@@ -30,6 +30,7 @@ use super::program::{Input, Link, Output, Running};
 use super::properties;
 use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, explained, in_database};
+use super::verify::whole;
 use super::watched::unreadable;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
@@ -272,11 +273,26 @@ async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<()> {
     applied
 }
 
+/// Whether programs open the files of the dump by themselves, or stop before its end, so that nothing passes by us that could be
+/// held against what was recorded of it.
+fn passes_us_by(plan: &LoadPlan, at_once: bool) -> bool {
+    match &plan.origin.place {
+        Place::Stored(_) => false,
+        Place::Directory(_) => true,
+        Place::File { recipe, .. } => {
+            plan.chosen.is_some() || plan.jobs() > 1 && !at_once && recipe.is_seekable() || plan.is_older_server()
+        }
+    }
+}
+
 /// Reads the dump into a database; all of it or nothing where `at_once`.
 async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
     let server = in_database(&plan.server, database);
     let mut connection = server.connect().await?;
     let link = Link::of(&server, &connection)?;
+    if plan.origin.details.is_some() && passes_us_by(plan, at_once) {
+        whole(&plan.origin, observer).await?;
+    }
     observer.event(Event::Phase("loading"));
     plan.origin.len().await?.into_iter().for_each(|len| observer.event(Event::Expect(len)));
     let (bytes, mut remarks) = match &plan.chosen {
@@ -377,15 +393,21 @@ pub(super) async fn finished(running: Running, fed: Result<Option<u64>>) -> Resu
     Ok((bytes.unwrap_or(0), remarks))
 }
 
-/// As [`feed`], for an archive that nobody has vouched for: where it is cut off or damaged is said better by us.
+/// As [`feed`], for an archive that nobody has vouched for: where it is cut off or damaged is said better by us, and before the
+/// program has its end, which it would commit.
 async fn feed_watched(
     origin: &Origin,
     input: &mut Input,
     stream: Stream,
     observer: &dyn Observer,
 ) -> Result<Option<u64>> {
-    let (mut decoder, mut sha, mut behind) = (ArchiveDecoder::new(Depth::Structure), Sha::new(&SHA256), 0);
-    let total = feed(input, stream, observer, |bytes| {
+    let (mut decoder, mut sha, mut behind) = (Some(ArchiveDecoder::new(Depth::Structure)), Sha::new(&SHA256), 0);
+    feed(input, stream, observer, |piece| {
+        let Some(bytes) = piece else {
+            decoder.take().expect("it ends once").finish().map_err(unreadable)?;
+            return origin.prove("data", &hex::encode(sha.clone().finish()));
+        };
+        let decoder = decoder.as_mut().expect("it has not ended");
         let (mut toc_end, had_toc) = (None, decoder.toc().is_some());
         let pushed = decoder.push(bytes, &mut |piece| {
             if let Piece::Toc { end, .. } = piece {
@@ -401,21 +423,17 @@ async fn feed_watched(
         sha.update(&bytes[in_toc..]);
         behind += bytes.len() as u64;
         Ok(())
-    });
-    let total = total.await?;
-    if total.is_some() {
-        decoder.finish().map_err(unreadable)?;
-        origin.prove("data", &hex::encode(sha.finish()))?;
-    }
-    Ok(total)
+    })
+    .await
 }
 
-/// Gives a program the dump. Nothing when the program reads no further, which is no error here: its end says why.
+/// Gives a program the dump. `look` sees each piece, and `None` behind the last, before the program has the last one. Nothing when
+/// the program reads no further, which is no error here: its end says why.
 pub(super) async fn feed(
     input: &mut Input,
     mut stream: Stream,
     observer: &dyn Observer,
-    look: impl FnMut(&[u8]) -> Result<()>,
+    look: impl FnMut(Option<&[u8]>) -> Result<()>,
 ) -> Result<Option<u64>> {
     let first = stream.next().await?;
     feed_from(first, input, stream, observer, look).await
@@ -423,26 +441,31 @@ pub(super) async fn feed(
 
 /// As [`feed`], the first piece being known.
 async fn feed_from(
-    mut piece: Option<Bytes>,
+    first: Option<Bytes>,
     input: &mut Input,
     mut stream: Stream,
     observer: &dyn Observer,
-    mut look: impl FnMut(&[u8]) -> Result<()>,
+    mut look: impl FnMut(Option<&[u8]>) -> Result<()>,
 ) -> Result<Option<u64>> {
-    let mut total = 0;
-    while let Some(bytes) = piece {
-        let len = bytes.len() as u64;
+    // While one piece is written the one behind the next is read.
+    let (mut held, mut piece, mut total) = (Bytes::new(), first, 0);
+    loop {
+        look(piece.as_deref())?;
         stream.news().into_iter().for_each(|table| observer.event(Event::At(table)));
-        look(&bytes)?;
-        let (next, taken) = join(stream.next(), input.write(bytes)).await;
+        let len = held.len() as u64;
+        let reading = async { if piece.is_some() { stream.next().await } else { Ok(None) } };
+        let (next, taken) = join(reading, input.write(std::mem::take(&mut held))).await;
         if !taken? {
             return Ok(None);
         }
         total += len;
         observer.event(Event::Advance(len));
+        match piece {
+            Some(bytes) => held = bytes,
+            None => return Ok(Some(total)),
+        }
         piece = next?;
     }
-    Ok(Some(total))
 }
 
 pub(super) async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {
@@ -463,10 +486,10 @@ async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obse
     let (mut sha, mut is_head) = (Sha::new(&SHA256), true);
     head.iter().for_each(|head| sha.update(head));
     head = head.map(|head| plan.for_server(head.into()).into());
-    let look = |bytes: &[u8]| {
-        scanner.push(bytes);
+    let look = |piece: Option<&[u8]>| {
+        scanner.push(piece.unwrap_or_default());
         if !std::mem::take(&mut is_head) {
-            sha.update(bytes);
+            sha.update(piece.unwrap_or_default());
         }
         Ok(())
     };

@@ -289,6 +289,7 @@ impl Crowd {
             let (over, mut psql) = (over.clone(), server.tool("psql"));
             psql.args(["-X", "-q", "-d", database, "-c", "select pg_sleep(3600)"]);
             psql.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            #[expect(clippy::disallowed_methods, reason = "each application is a thread that waits for its psql")]
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     psql.status().expect("psql runs");
