@@ -28,6 +28,9 @@ insert into chat_message (conversation_id, content) select 1 + n % 20, 'message 
 analyze;
 ";
 
+/// Documents and their chunks.
+const ROWS: &str = "select (select count(*) from documents_document), (select count(*) from documents_documentchunk)";
+
 /// A server with the chatbot's database, somebody at a shell beside it, and a repository.
 struct Runbook {
     desk: Desk,
@@ -84,6 +87,12 @@ impl Runbook {
         self.desk.run(&mut command)
     }
 
+    /// As [`asof`](Self::asof), with a line on its standard input.
+    fn typed(&self, words: &str, line: &str) -> Said {
+        let mut command = self.desk.command();
+        self.desk.run(command.args(words.split_whitespace()).stdin(self.desk.input(line)))
+    }
+
     fn done(&self, words: &str) -> String {
         let said = self.asof(words);
         assert_eq!(said.code, 0, "asof {words}: {said:?}");
@@ -93,10 +102,29 @@ impl Runbook {
     /// A file becomes a database; what it holds.
     fn loaded(&self, file: &str, database: &str) -> String {
         self.done(&format!("-q load {file} --new-database {database} --on prod"));
-        self.server.psql_in(
-            database,
-            "select (select count(*) from documents_document), (select count(*) from documents_documentchunk)",
-        )
+        self.server.psql_in(database, ROWS)
+    }
+
+    fn len(&self, file: &str) -> u64 {
+        fs::metadata(self.desk.path(file)).unwrap_or_else(|error| panic!("{file}: {error}")).len()
+    }
+
+    /// What `asof check` reckons with for the next backup, and what the databases have, in MiB.
+    fn next_backup(&self, instance: &str) -> (f64, f64) {
+        let checked = self.done(&format!("check {instance}"));
+        let line = checked.lines().find(|line| line.contains("repository space")).expect("room was looked for");
+        let behind = |words: &str| {
+            let rest = line.split_once(words).map(|(_, rest)| rest).unwrap_or_else(|| panic!("{words}: {line}"));
+            let (number, _) = rest.split_once(" MiB").unwrap_or_else(|| panic!("{words}: {line}"));
+            number.trim().parse().unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
+        (behind("the next backup may take"), behind("databases, which have"))
+    }
+
+    /// Whether a dump lists definitions of tables, and rows.
+    fn kinds(&self, file: &str) -> (bool, bool) {
+        let list = self.runs(&format!("pg_restore --list {file}"));
+        (list.contains(" TABLE public "), list.contains(" TABLE DATA public "))
     }
 }
 
@@ -110,29 +138,86 @@ fn the_dumps_of_the_runbook_are_answered_by_one_command_and_read_by_stock_client
     book.runs("pg_dump -h localhost -p 5432 -U chatbot_user -d chatbot_dev --format=plain --file=original.sql");
     book.done("dump prod -d chatbot_dev --out backup.dump");
     book.done("dump prod -d chatbot_dev --out small.dump --compress 9");
+    book.done("dump prod -d chatbot_dev --out large.dump --compress 0");
     book.done("dump prod -d chatbot_dev --out backup.sql --format plain");
-    assert!(book.runs("pg_restore --list backup.dump").contains("TABLE DATA public documents_document"));
-    assert!(book.runs("head -5 backup.sql").contains("PostgreSQL database dump"));
+    let [small, large] = ["small.dump", "large.dump"].map(|name| book.len(name));
+    assert!(small < large / 2, "{small} with 9, {large} with 0");
+    for (file, by) in [
+        ("backup.dump", "pg_restore --exit-on-error -d"),
+        ("small.dump", "pg_restore --exit-on-error -d"),
+        ("backup.sql", "psql -q -v ON_ERROR_STOP=1 -d"),
+    ] {
+        let read = if by.starts_with("psql") { format!("-f {file}") } else { file.to_owned() };
+        book.runs(&format!("createdb by_stock && {by} by_stock {read} > log"));
+        assert_eq!(book.server.psql_in("by_stock", ROWS), "100|2000", "{file}");
+        book.runs("dropdb by_stock");
+    }
     // The name has a stamp by itself.
     book.done("dump prod -d chatbot_dev --out");
     let names = book.runs("ls");
     assert!(names.lines().any(is_stamped), "{names}");
     // 1.2 to 1.5: definitions, rows, some tables, all but one. What is less than the database says so.
-    book.done("dump prod -d chatbot_dev --schema-only --out schema.dump");
-    assert!(!book.runs("pg_restore --list schema.dump").contains("TABLE DATA"));
-    book.done("dump prod -d chatbot_dev --data-only --out data.dump");
-    assert!(!book.runs("pg_restore --list data.dump").contains("CREATE TABLE"));
+    let schema = book.done("dump prod -d chatbot_dev --schema-only --out schema.dump");
+    assert!(schema.contains("INCOMPLETE: definitions only, no rows"), "{schema}");
+    assert_eq!(book.kinds("schema.dump"), (true, false));
+    let data = book.done("dump prod -d chatbot_dev --data-only --out data.dump");
+    assert!(data.contains("INCOMPLETE: rows only, no definitions"), "{data}");
+    assert_eq!(book.kinds("data.dump"), (false, true));
     let some = book
         .done("dump prod -d chatbot_dev --table documents_document --table documents_documentchunk --out some.dump");
     assert!(some.contains("INCOMPLETE: only tables that match documents_document, documents_documentchunk"), "{some}");
-    let most = book.done("dump prod -d chatbot_dev --exclude-table documents_documentchunk --name most");
-    assert!(
-        most.contains(
-            "documents_documentchunk_document_id_fkey from public.documents_documentchunk to public.documents_document"
-        ),
-        "{most}"
-    );
-    assert!(book.done("backup list prod").contains("INCOMPLETE"));
+    assert!(!some.contains("foreign key"), "both ends are in it: {some}");
+    assert_eq!(book.kinds("some.dump"), (true, true));
+    let cut = "INCOMPLETE: foreign key documents_documentchunk_document_id_fkey from public.documents_documentchunk \
+               to public.documents_document has one end only";
+    for (selection, name) in [("--table", "one"), ("--exclude-table", "most")] {
+        let part = book.done(&format!("dump prod -d chatbot_dev {selection} documents_documentchunk --name {name}"));
+        assert!(part.contains(cut), "{selection}: {part}");
+        let listed = book.done("backup list prod");
+        let line = listed.lines().find(|line| line.starts_with(&format!("{name} "))).expect("it is listed");
+        assert!(line.contains("INCOMPLETE"), "{listed}");
+    }
+}
+
+#[test]
+fn the_repository_names_compresses_seals_and_describes_a_dump_by_itself() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --out large.dump --compress 0");
+    let made = json(&book.done("-q dump prod -d chatbot_dev --json"));
+    // 1.1: a name with a stamp.
+    let name = made["name"].as_str().expect("a name");
+    let stamp = name.strip_prefix("prod-chatbot_dev-dump-").unwrap_or_else(|| panic!("{name}"));
+    assert!(stamp.len() == 15 && stamp.chars().all(|c| c.is_ascii_digit() || c == '-'), "{name}");
+    assert!(book.done("backup list prod").contains(name));
+    // 11: too large. Nobody has to think of --compress, and what is kept cannot be read.
+    let stored = made["sizes"]["stored"].as_u64().unwrap_or_else(|| panic!("{made}"));
+    assert!(stored < book.len("large.dump") / 2, "{stored} of {}", book.len("large.dump"));
+    book.runs("grep -qa 'Document 50' large.dump");
+    assert_eq!(book.shell("grep -rqa 'Document 50' repository").status.code(), Some(1), "it is readable");
+    let refused = book.asof("dump prod -d chatbot_dev --compress 9");
+    refused.must("dump", 3, &["the repository compresses by itself"]);
+    // 5.2: what is known of it, by the server's own words.
+    let shown = json(&book.done(&format!("backup show {name} --json")));
+    let (details, database) = (&shown["details"], &shown["details"]["database"]);
+    let of_server = |sql: &str| book.server.psql_in("chatbot_dev", sql);
+    for (recorded, sql) in [
+        (&database["encoding"], "select getdatabaseencoding()"),
+        (&database["collate"], "select datcollate from pg_database where datname = 'chatbot_dev'"),
+        (&database["ctype"], "select datctype from pg_database where datname = 'chatbot_dev'"),
+        (&database["owner"], "select 'chatbot_user'"),
+        (&database["server_version"], "show server_version"),
+        (&database["extensions"]["plpgsql"], "select extversion from pg_extension where extname = 'plpgsql'"),
+    ] {
+        assert_eq!(recorded, &of_server(sql), "{sql}: {shown}");
+    }
+    let client = book.runs("pg_dump --version");
+    assert!(details["client_version"].as_str().is_some_and(|version| client.contains(version)), "{shown}");
+    assert_eq!((&details["major"], &details["rows"], &details["tables"]), (&15.into(), &2620.into(), &4.into()));
+    assert_eq!((&details["format"], &details["incomplete"]), (&"custom".into(), &json("[]")));
+    // The moment of its snapshot, between two times that the server tells.
+    let started = shown["started"].as_str().expect("a time");
+    let lies_before = of_server(&format!("select timestamptz '{started}' between now() - interval '1 hour' and now()"));
+    assert_eq!(lies_before, "t", "{started}");
 }
 
 /// `chatbot_dev_20261120_101112.dump`.
@@ -149,11 +234,21 @@ fn trap_a_script_under_the_name_of_a_dump_is_known_by_its_content() {
     book.runs("createdb chatbot_restored");
     book.fails("pg_restore -d chatbot_restored backup_partial.dump", "appears to be a text format dump");
     assert_eq!(book.loaded("backup_partial.dump", "partial"), "100|2000");
+    // 6.1: ls -lh, file backup.dump.
+    book.done("dump prod -d chatbot_dev --format plain --name script");
+    let shown = book.done("backup show script");
+    let of = |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {shown}"));
+    assert!(of("name").ends_with(" script") && of("method").ends_with(" logical"), "{shown}");
+    let recorded = json(&book.done("backup show script --json"));
+    assert_eq!(recorded["details"]["format"], "plain");
+    let total = recorded["sizes"]["total"].as_u64().unwrap_or_else(|| panic!("{recorded}"));
+    assert!(total > 1_000_000 && of("sizes").contains(&total.to_string()), "{shown}");
 }
 
 #[test]
 fn trap_a_database_that_holds_data_is_not_dropped_before_the_new_one_is_whole() {
     let book = Runbook::open();
+    book.server.psql_in("chatbot_dev", "grant select on chat_message to public");
     book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=custom --file=backup.dump");
     book.runs("head -c 60000 backup.dump > cut.dump; createdb victim; psql -q -d victim -c 'create table precious as select 1 as a'");
     // 3.1 drops first, and finds out then that the dump is no good.
@@ -170,8 +265,26 @@ fn trap_a_database_that_holds_data_is_not_dropped_before_the_new_one_is_whole() 
     assert!(book.done("backup list prod").contains("victim-before-load-"));
     let said = book.asof("load backup.dump --into prod/victim --replace --yes other");
     said.must("load", 3, &["--yes names other"]);
+    // Without --yes somebody has to type it.
+    for answer in ["", "yes", "victim2"] {
+        let said = book.typed("load backup.dump --into prod/victim --replace", answer);
+        said.must("load", 3, &["This replaces database victim (1 relations", "Type its name", "nothing was changed"]);
+        assert_eq!(book.server.psql_in("victim", "select count(*) from precious"), "1");
+    }
+    let said = book.typed("load backup.dump --into prod/victim --replace --no-owner --no-privileges", "victim");
+    said.must("load", 0, &["what victim held is kept as victim-before-load-"]);
+    assert_eq!(book.server.psql_in("victim", ROWS), "100|2000");
+    let of_others = "select count(*) from pg_class where relnamespace = 'public'::regnamespace \
+                     and (relowner <> 'postgres'::regrole or relacl is not null)";
+    assert_eq!(book.server.psql_in("victim", of_others), "0", "neither owners nor privileges came along");
     book.done("load backup.dump --into prod/victim --replace --yes victim");
-    assert_eq!(book.server.psql_in("victim", "select count(*) from documents_document"), "100");
+    assert_ne!(book.server.psql_in("victim", of_others), "0", "they do when nobody leaves them out");
+    // What was replaced first is in the first safety dump that was made of it.
+    let listed = book.done("backup list prod");
+    let kept = listed.lines().rfind(|line| line.starts_with("victim-before-load-")).expect("it is kept");
+    let kept = kept.split_whitespace().next().expect("a name");
+    book.done(&format!("load {kept} --new-database kept"));
+    assert_eq!(book.server.psql_in("kept", "select count(*) from precious"), "1");
 }
 
 #[test]
@@ -306,6 +419,16 @@ fn what_dumps_and_loads_took_is_measured_and_recorded() {
     assert!(shown["details"]["elapsed_ms"].as_u64().is_some(), "{shown}");
     let loaded = json(&book.done("-q load timed --new-database timed --json"));
     assert!(loaded["elapsed_seconds"].as_f64().is_some_and(|took| took > 0.0), "{loaded}");
+    let bin = book.server.bin_dir().display();
+    let drilled = json(&book.done(&format!("-q drill --dump timed --json --bindir {bin}")));
+    let (load, total) = (drilled["load_ms"].as_u64(), drilled["total_ms"].as_u64());
+    assert!(load.is_some_and(|load| load > 0) && load < total, "{drilled}");
+    let shown = json(&book.done("backup show timed --json"));
+    assert_eq!(shown["drilled"]["elapsed_ms"].as_u64(), total, "{shown}");
+    for words in ["dump prod -d chatbot_dev --name again", "load timed --new-database again"] {
+        let printed = book.done(words);
+        assert!(printed.lines().any(|line| line.trim_start().starts_with("took ")), "{words}: {printed}");
+    }
 }
 
 #[test]
@@ -324,8 +447,21 @@ fn trap_twice_the_size_of_the_database_is_no_measure_of_a_dump() {
     let made = json(&book.done("-q dump prod -d chatty --name chatty --json"));
     let stored = made["sizes"]["stored"].as_u64().unwrap_or_else(|| panic!("{made}"));
     assert!(stored < size, "{stored} of {size}");
-    let checked = book.asof("check prod").out;
-    assert!(checked.contains("repository space") && checked.contains("the next backup may take"), "{checked}");
+    // The check goes by what the dump of a database took, as soon as there is one.
+    let conninfo = book.server.conninfo();
+    let mut add = book.desk.command();
+    let added = book.desk.run(add.args(["instance", "add", "dumped", "--logical-only", "--pg", &conninfo]));
+    assert_eq!(added.code, 0, "{added:?}");
+    let (unknown, all) = book.next_backup("dumped");
+    assert_eq!(unknown, all, "nobody knows yet what a dump takes");
+    book.done("dump dumped -d chatty --name chatty");
+    let (known, all) = book.next_backup("dumped");
+    assert!((unknown - known - mib(size - stored)).abs() < 0.3, "{known} of {all} MiB, {unknown} before");
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the length of a small database")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 #[test]
@@ -383,26 +519,35 @@ fn an_export_into_a_bucket_is_a_file_that_stock_pg_restore_reads() {
     );
     book.done("dump prod -d chatbot_dev --name yearly --globals");
     let url = format!("s3://archive/2026/yearly.dump?region=eu-central-1&endpoint=http://{}", moto.address());
-    let export = || {
+    let export = |name: &str, url: &str| {
         let mut command = book.desk.command();
-        command.args(["-q", "export", "yearly", "--json", "--to", &url]);
+        command.args(["-q", "export", name, "--json", "--to", url]);
         book.desk.run(command.envs([("AWS_ACCESS_KEY_ID", "writer"), ("AWS_SECRET_ACCESS_KEY", "writer")]))
     };
-    let said = export();
+    let said = export("yearly", &url);
     assert_eq!(said.code, 0, "{said:?}");
     let bytes = json(&said.out)["bytes"].as_u64().expect("a length");
     let found = object(&moto, "archive/2026/yearly.dump");
     assert!(found.len() as u64 == bytes && bytes > 12_000_000, "{} of {bytes}", found.len());
     fs::write(book.desk.path("fetched.dump"), found).expect("a file");
     let record = String::from_utf8(object(&moto, "archive/2026/yearly.dump.json")).expect("text");
-    assert_eq!(json(&record)["details"]["database"]["name"], "chatbot_dev");
+    let record = json(&record);
+    assert_eq!(record["details"]["database"]["name"], "chatbot_dev");
+    assert_eq!(record["details"]["incomplete"], json("[]"));
     let roles = String::from_utf8(object(&moto, "archive/2026/yearly.dump.globals.sql")).expect("text");
     assert!(roles.contains("chatbot_user"), "{roles}");
 
     book.runs("createdb -O chatbot_user fetched; pg_restore --exit-on-error -d fetched fetched.dump");
     book.done("compare prod/chatbot_dev prod/fetched --owners");
+    // What is less than the database is marked there, too.
+    book.done("dump prod -d chatbot_dev --name part --table documents_documentchunk");
+    assert_eq!(export("part", &url.replace("yearly", "part")).code, 0);
+    let record = String::from_utf8(object(&moto, "archive/2026/part.dump.json")).expect("text");
+    let record = json(&record);
+    assert_eq!(record["details"]["incomplete"][0], "only tables that match documents_documentchunk");
+    assert_eq!(record["details"]["cut_foreign_keys"][0]["to"], "public.documents_document");
     // Nothing of a bucket is overwritten either.
-    let said = export();
+    let said = export("yearly", &url);
     assert!(said.code == 3 && said.err.contains("yearly.dump"), "{said:?}");
 }
 
