@@ -30,18 +30,27 @@ name = \"embeddings\"
 dimensions = { table = \"chunks\", column = \"embedding\", equals = 384 }
 
 [[instances.prod.checks]]
+name = \"no-orphans\"
+orphans = { table = \"chunks\", column = \"document_id\", references = \"documents\", key = \"id\" }
+
+[[instances.prod.checks]]
+name = \"fresh\"
+newest = { table = \"documents\", column = \"created_at\", within = \"25h\" }
+
+[[instances.prod.checks]]
 name = \"impossible\"
 sql = \"select count(*) from documents\"
 at_least = 501
 ";
 
-/// A desk with a server that has a dump `first` of database `chat` in the repository, and its programs.
-fn with_dump() -> (Desk, Server) {
+/// A desk with a server that has a dump `first` of database `chat` in the repository, and a place for servers of drills.
+fn with_dump() -> (Desk, Server, Temporary) {
     let (desk, server) = with_server();
+    let temporary = Temporary::of(&desk);
     server.psql("create database chat");
     server.psql_in("chat", CHAT);
     done(&desk, &server, "dump prod --database chat --name first");
-    (desk, server)
+    (desk, server, temporary)
 }
 
 /// Where client programs are; what the machine has in its usual places comes first.
@@ -61,12 +70,30 @@ fn done(desk: &Desk, server: &Server, words: &str) -> String {
     said.out
 }
 
-/// A place that the server's user can enter, of this desk alone, with a path that is short enough for a socket.
+/// A place that the server's user can enter, of one desk alone, with a path that is short enough for a socket.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn of(desk: &Desk) -> Self {
+        let place = Self(temporary(desk));
+        fs::create_dir_all(&place.0).expect("a directory");
+        place
+    }
+}
+
+impl Drop for Temporary {
+    /// Whatever a test that failed left behind goes, servers too.
+    fn drop(&mut self) {
+        for left in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            stop(&left.path());
+        }
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
 fn temporary(desk: &Desk) -> PathBuf {
     let name = desk.work.path().file_name().expect("a name").to_string_lossy().into_owned();
-    let place = Path::new("/tmp").join(format!("asof-{name}"));
-    fs::create_dir_all(&place).expect("a directory");
-    place
+    Path::new("/tmp").join(format!("asof-{name}"))
 }
 
 fn left_in(desk: &Desk) -> Vec<PathBuf> {
@@ -74,13 +101,9 @@ fn left_in(desk: &Desk) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
-fn clear(desk: &Desk) {
-    fs::remove_dir_all(temporary(desk)).expect("it is removed");
-}
-
 #[test]
 fn a_dump_is_verified_and_drilled_and_the_list_says_when() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     desk.write("asof.toml", &(desk.read("asof.toml") + CHECKS));
     assert!(done(&desk, &server, "verify --dump first").contains("every byte is authenticated"));
     let value = json(&done(&desk, &server, "verify --dump first --json"));
@@ -97,17 +120,41 @@ fn a_dump_is_verified_and_drilled_and_the_list_says_when() {
     let said = asof(&desk, &server, "drill --dump first --json");
     said.must("drill", 1, &["impossible", "saw 500", ">= 501"]);
     let report = json(&said.out);
-    assert_eq!((report["passed"].as_bool(), report["checks"][2]["ok"].as_bool()), (Some(false), Some(false)));
+    let passed: Vec<_> = report["checks"].as_array().expect("checks").iter().map(|check| &check["ok"]).collect();
+    assert_eq!(report["passed"], false);
+    assert_eq!(passed, [true, true, true, true, false]);
     let listed = done(&desk, &server, "backup list");
     assert!(listed.contains("verified 20") && listed.contains("FAILED (ok 20"), "{listed}");
     asof(&desk, &server, "drill --dump first --check none").must("drill", 3, &["no check \"none\"", "impossible"]);
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
-    clear(&desk);
+}
+
+#[test]
+fn a_row_that_refers_to_nothing_and_a_table_that_nobody_writes_to_fail_the_drill_by_name() {
+    let (desk, server, _temporary) = with_dump();
+    desk.write("asof.toml", &(desk.read("asof.toml") + CHECKS));
+    done(&desk, &server, "drill --dump first --check no-orphans --check fresh");
+    // Without the key nothing keeps them from it.
+    server.psql_in(
+        "chat",
+        "alter table chunks drop constraint chunks_document_id_fkey; update chunks set document_id = 501 where id in (7, 8);
+         update chunks set document_id = null where id = 9; update documents set created_at = now() - interval '2 days'",
+    );
+    done(&desk, &server, "dump prod --database chat --name second");
+    for (check, says) in [
+        ("no-orphans", "check no-orphans saw 2, expected every chunks.document_id is a documents.id"),
+        ("fresh", " s before the dump, expected newest documents.created_at at most 90000 s before the dump"),
+    ] {
+        let said = asof(&desk, &server, &format!("drill --dump second --check {check}"));
+        said.must("drill", 1, &[check, says]);
+        assert!(said.out.contains(&format!("FAILED  check {check} ")), "{said:?}");
+    }
+    assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
 }
 
 #[test]
 fn damage_of_a_dump_ends_with_4_and_is_recorded() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     let pack = largest(&desk.path("repository"));
     let mut bytes = fs::read(&pack).expect("it is read");
     let at = bytes.len() / 2;
@@ -119,7 +166,6 @@ fn damage_of_a_dump_ends_with_4_and_is_recorded() {
     let shown = json(&done(&desk, &server, "backup show first --json"));
     assert_eq!((shown["verified"]["ok"].as_bool(), shown["drilled"]["ok"].as_bool()), (Some(false), Some(false)));
     assert!(shown["verified"]["what"].as_str().is_some_and(|what| what.contains(&name)), "{shown}");
-    clear(&desk);
 }
 
 fn largest(directory: &Path) -> PathBuf {
@@ -137,7 +183,7 @@ fn largest(directory: &Path) -> PathBuf {
 
 #[test]
 fn the_practical_test_is_one_command() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     let printed = done(&desk, &server, "drill --practical prod --database chat");
     for says in ["ok      dump", "ok      load", "3500 rows in 2 tables", "the load took", "passed"] {
         assert!(printed.contains(says), "{printed}");
@@ -145,12 +191,11 @@ fn the_practical_test_is_one_command() {
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
     // Nothing of it is in the repository.
     assert_eq!(json(&done(&desk, &server, "backup list --json")).as_array().map(Vec::len), Some(1));
-    clear(&desk);
 }
 
 #[test]
 fn what_cannot_be_drilled_here_is_refused_and_nothing_is_recorded() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     asof(&desk, &server, "verify").must("verify", 2, &["--dump"]);
     asof(&desk, &server, "drill").must("drill", 2, &["--dump"]);
     asof(&desk, &server, "verify --dump nothing").must("verify", 3, &["no backup \"nothing\""]);
@@ -159,12 +204,11 @@ fn what_cannot_be_drilled_here_is_refused_and_nothing_is_recorded() {
     let words = format!("drill --dump first --bindir {}", desk.path("empty").display());
     asof(&desk, &server, &words).must("drill", 3, &["neither that nor a newer one"]);
     assert!(json(&done(&desk, &server, "backup show first --json"))["drilled"].is_null());
-    clear(&desk);
 }
 
 #[test]
 fn a_drill_that_is_killed_is_named_by_the_next_and_one_that_is_interrupted_leaves_nothing() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("KILL", None)] {
         let mut command = desk.command();
         command.env("PATH", programs(&server)).env("TMPDIR", temporary(&desk)).args(["drill", "--dump", "first"]);
@@ -189,24 +233,24 @@ fn a_drill_that_is_killed_is_named_by_the_next_and_one_that_is_interrupted_leave
     let said = asof(&desk, &server, "drill --dump first");
     said.must("drill", 0, &[&left[0].display().to_string(), "rm -r"]);
     assert_eq!(left_in(&desk), left, "nothing is removed that nobody asked to remove");
-    stop(&left[0]);
-    clear(&desk);
 }
 
 /// Ends the server in a directory that was left behind.
 fn stop(directory: &Path) {
     let Ok(text) = fs::read_to_string(directory.join("data/postmaster.pid")) else { return };
-    let pid = text.lines().next().expect("a pid").to_owned();
+    let Some(pid) = text.lines().next().map(str::to_owned) else { return };
     let _ = std::process::Command::new("kill").args(["-QUIT", &pid]).status();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while Path::new("/proc").join(&pid).exists() && Instant::now() < deadline {
+    while Path::new("/proc").join(&pid).exists() {
+        // A second panic while one unwinds would abort and hide the first.
+        assert!(std::thread::panicking() || Instant::now() < deadline, "the server {pid} does not end");
         std::thread::yield_now();
     }
 }
 
 #[test]
 fn a_dump_is_compared_with_the_database_that_it_is_of() {
-    let (desk, server) = with_dump();
+    let (desk, server, _temporary) = with_dump();
     let file = desk.work.path().join("chat.dump");
     done(&desk, &server, &format!("export first --to {}", file.display()));
     for dump in ["first", &file.display().to_string()] {
@@ -235,5 +279,4 @@ fn a_dump_is_compared_with_the_database_that_it_is_of() {
     let said = asof(&desk, &server, &format!("compare {} prod/chat", file.display()));
     assert_eq!(said.code, 4, "{said:?}");
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
-    clear(&desk);
 }
