@@ -18,6 +18,9 @@ use crate::support::{chain, files_of, link};
 /// How many points are tried.
 const POINTS: u32 = 20;
 
+/// With so much room left a dump succeeds.
+const ROOM: u64 = 20 << 20;
+
 /// A load that waits for a program which waits for it would never end; one takes a second.
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -40,25 +43,36 @@ async fn stage() -> Stage {
 #[expect(clippy::disallowed_methods, reason = "the test fills a disk and looks at what is left")]
 mod disk {
     use std::path::Path;
+    use std::process::{Command, Stdio};
 
-    /// Takes room away until so many bytes are left.
+    /// Takes room away until so many bytes are left for us. How much there is cannot be asked: file systems keep a part for root
+    /// and for themselves. So all of it is taken, and that much given back.
     pub(super) fn leave(volume: &Path, bytes: u64) {
         let ballast = volume.join("ballast");
         let _ = std::fs::remove_file(&ballast);
-        std::process::Command::new("sync").status().expect("sync runs");
-        let free = free(volume);
-        let file = std::fs::File::create(&ballast).expect("a file");
-        let len = i64::try_from(free.saturating_sub(bytes)).expect("a small disk");
-        let done = std::process::Command::new("fallocate").args(["-l", &len.max(1).to_string()]).arg(&ballast).status();
-        assert!(done.expect("fallocate runs").success());
+        sync();
+        let mut taken = 0;
+        for piece in (12..=26).rev().step_by(2).map(|power| 1_u64 << power) {
+            while allocate(&ballast, taken, piece) {
+                taken += piece;
+            }
+        }
+        assert!(taken > bytes, "the disk is too small: {taken} bytes");
+        let file = std::fs::File::options().write(true).open(&ballast).expect("the ballast");
+        file.set_len(taken - bytes).expect("room is given back");
         drop(file);
+        sync();
     }
 
-    fn free(volume: &Path) -> u64 {
-        let output =
-            std::process::Command::new("df").args(["--output=avail", "-B1"]).arg(volume).output().expect("df runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().nth(1).and_then(|line| line.trim().parse().ok()).expect("a number of bytes")
+    fn allocate(file: &Path, from: u64, len: u64) -> bool {
+        let mut command = Command::new("fallocate");
+        command.args(["-o", &from.to_string(), "-l", &len.to_string()]).arg(file).stderr(Stdio::null());
+        command.status().expect("fallocate runs").success()
+    }
+
+    /// Blocks that were given back can be used when the file system has written that down.
+    fn sync() {
+        assert!(Command::new("sync").status().expect("sync runs").success());
     }
 
     /// Names without the ballast and what every file system has.
@@ -72,35 +86,57 @@ mod disk {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_fills_up_anywhere_leaves_no_dump_that_looks_whole() {
     let stage = stage().await;
-    let volume = Volume::with_size("full", 64);
+    // What failed leaves packs in the repository, which nobody collects.
+    let volume = Volume::with_size("full", 256);
     let world = stage.protected.world.clone();
     let shelf = shelf_on(&stage, &volume.path()).await;
+    let (mut files, mut stored) = (Ended::default(), Ended::default());
     for point in 0..POINTS {
-        // A dump takes some 17 MB; the record and the journal need a block here and there.
-        let room = 4096 + u64::from(point) * 640 * 1024;
+        // A dump takes some 15 MB in a file and 9 in the repository; the record and the journal need a block here and there.
+        let room = 4096 + u64::from(point) * ROOM / u64::from(POINTS - 1);
         for to in [Destination::File(volume.path().join("shop.dump")), Destination::Repository(Box::new(shelf.clone()))]
         {
             disk::leave(&volume.path(), room);
             let plan = Plan::make(&world, &stage.clients, &in_database(stage.server(), "shop")).await;
-            let asked = request(&format!("at {point}"));
-            let asked = logical::DumpRequest { compress: Some("0".to_owned()), ..asked };
+            let name = format!("at {point}");
+            let asked = logical::DumpRequest { compress: Some("0".to_owned()), ..request(&name) };
             let made = logical::dump(plan.expect("a plan"), &asked, &to, never(), Arc::new(Silent)).await;
+            let ended = if matches!(to, Destination::File(_)) { &mut files } else { &mut stored };
             if let Err(error) = made {
                 assert!(chain(&error).contains("No space left"), "at {point}: {}", chain(&error));
                 assert_eq!(disk::names(&volume.path()), Vec::<String>::new(), "at {point}");
-            } else if let Destination::File(path) = &to {
-                let origin = stage.file(path).await.expect("it is whole");
-                drop(origin);
-                remove(&volume.path());
+                ended.failed += 1;
+            } else {
+                if let Destination::File(path) = &to {
+                    let origin = stage.file(path).await.expect("it is whole");
+                    logical::verify(&origin, &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+                    remove(&volume.path());
+                }
+                ended.succeeded.push(name);
             }
         }
     }
-    disk::leave(&volume.path(), 30 << 20);
-    // What the journal says exists can be read.
-    let journal = shelf.journal().await.expect("the journal is read");
-    for state in journal.state().existing() {
-        logical::Origin::stored(&shelf, &state.backup).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    for ended in [&files, &stored] {
+        assert!(ended.failed >= 5 && !ended.succeeded.is_empty(), "{files:?} {stored:?}");
     }
+    disk::leave(&volume.path(), 30 << 20);
+    // What succeeded is there and whole, and nothing else is there.
+    let journal = shelf.journal().await.expect("the journal is read");
+    let existing: Vec<_> = journal.state().existing().iter().map(|state| state.backup.clone()).collect();
+    assert_eq!(existing.iter().map(|backup| backup.name.clone()).collect::<Vec<_>>(), stored.succeeded);
+    for backup in existing {
+        let verified = logical::verify_stored(&shelf, &backup, &Silent).await;
+        let verified = verified.unwrap_or_else(|error| panic!("{}: {}", backup.name, chain(&error)));
+        assert_eq!((verified.tables, verified.rows), (2, Some(180_000)), "{}", backup.name);
+    }
+}
+
+/// How the dumps into one kind of place ended.
+#[derive(Debug, Default)]
+struct Ended {
+    failed: u32,
+    /// Their names.
+    succeeded: Vec<String>,
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test makes room again")]
