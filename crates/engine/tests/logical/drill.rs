@@ -1,5 +1,6 @@
 //! Drills: a dump is loaded into a server that is thrown away, and nothing of it is left, whatever happens.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,11 +11,11 @@ use asof_engine::progress::{Event, Observer, Silent};
 use asof_engine::runtime::{Scratch, ScratchSpec, ServerUser, Status, find_binaries, leftovers, status};
 use asof_postgres::conninfo::Environment;
 use asof_postgres::version::Major;
-use asof_testkit::{fill_universe, has_vector, majors};
+use asof_testkit::{fill_universe, majors};
 use futures::channel::oneshot;
 use futures::future::pending;
 
-use crate::stage::{Stage, clients, in_database};
+use crate::stage::{Stage, clients, has_vector, in_database};
 use crate::support::chain;
 use crate::verify::stock;
 
@@ -32,10 +33,52 @@ async fn chat(major: u32) -> Stage {
     stage
 }
 
-/// In a directory that the server's user can enter, with a path that is short enough for a socket.
-fn asked(stage: &Stage, checks: Vec<SqlCheck>) -> DrillRequest {
-    DrillRequest {
-        directory: PathBuf::from(format!("/tmp/asof-drill-{}", &stage.protected.world.id().to_string()[..8])),
+/// A directory for a throw-away server, that the server's user can enter, with a path that is short enough for a socket. It is
+/// gone with the value, whatever a test that failed left in it.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(stage: &Stage) -> Self {
+        Self::named(&format!("asof-drill-{}", &stage.protected.world.id().to_string()[..8]))
+    }
+
+    fn named(name: &str) -> Self {
+        Self(Path::new("/tmp").join(name))
+    }
+}
+
+impl Drop for Place {
+    /// A server that was dropped has been told to end; until it has, it may make another file.
+    #[expect(clippy::disallowed_methods, reason = "the test clears up")]
+    fn drop(&mut self) {
+        for _ in 0..REMOVALS {
+            if std::fs::remove_dir_all(&self.0).is_ok() || !is_there(&self.0) {
+                return;
+            }
+        }
+    }
+}
+
+const REMOVALS: u32 = 1000;
+
+/// What is asked of a drill, and the place of its server.
+struct Asked {
+    request: DrillRequest,
+    _place: Place,
+}
+
+impl Deref for Asked {
+    type Target = DrillRequest;
+
+    fn deref(&self) -> &DrillRequest {
+        &self.request
+    }
+}
+
+fn asked(stage: &Stage, checks: Vec<SqlCheck>) -> Asked {
+    let place = Place::new(stage);
+    let request = DrillRequest {
+        directory: place.0.clone(),
         bindir: Some(stage.server().bin_dir().to_owned()),
         path_variable: None,
         user: None,
@@ -43,7 +86,8 @@ fn asked(stage: &Stage, checks: Vec<SqlCheck>) -> DrillRequest {
         jobs: 1,
         locale: None,
         checks,
-    }
+    };
+    Asked { request, _place: place }
 }
 
 async fn drilled(stage: &Stage, subject: Subject, request: &DrillRequest) -> Result<DrillReport> {
@@ -81,7 +125,11 @@ fn processes(directory: &Path) -> Vec<String> {
 
 async fn nothing_is_left(stage: &Stage, directory: &Path) {
     assert!(!is_there(directory), "{} is left", directory.display());
-    // Programs that were told to end need a moment.
+    nothing_runs(stage, directory).await;
+}
+
+/// Programs that were told to end need a moment.
+async fn nothing_runs(stage: &Stage, directory: &Path) {
     for _ in 0..100 {
         if processes(directory).is_empty() {
             return;
@@ -99,7 +147,8 @@ async fn every_kind_of_object_survives_a_drill_and_the_journal_says_so() {
         let backup = stage.stored("universe", "all").await;
         let clients = clients(&stage.protected.world, stage.server()).await;
         for jobs in [1, 2] {
-            let request = DrillRequest { jobs, ..asked(&stage, Vec::new()) };
+            let mut request = asked(&stage, Vec::new());
+            request.request.jobs = jobs;
             let (owner, never) = (&stage.protected.owner, Box::pin(pending()));
             let report = logical::drill_stored(owner, &backup, &clients, &request, never, Arc::new(Silent)).await;
             let report = report.unwrap_or_else(|error| panic!("{major}: {}", chain(&error)));
@@ -206,6 +255,7 @@ async fn vectors_of_pgvector_are_measured_by_its_own_function() {
     for major in majors() {
         let stage = chat(major).await;
         if !has_vector(stage.server()) {
+            refused_without(&stage, "vector", "pgvector").await;
             continue;
         }
         stage.server().psql_in(
@@ -238,14 +288,38 @@ async fn vectors_of_pgvector_are_measured_by_its_own_function() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_extension_that_is_not_installed_is_named_before_anything_starts() {
     let stage = Stage::new(majors()[0]).await;
+    refused_without(&stage, "frobnicator", "frobnicator").await;
+}
+
+/// A dump with an extension that this machine does not have is refused by its name and that of its package, before anything is made.
+async fn refused_without(stage: &Stage, extension: &str, package: &str) {
     let path = stage.path("wants.sql");
-    write(&path, "CREATE EXTENSION IF NOT EXISTS frobnicator WITH SCHEMA public;\nCREATE TABLE a (b int);\n");
-    let request = asked(&stage, Vec::new());
+    write(&path, &format!("CREATE EXTENSION IF NOT EXISTS {extension} WITH SCHEMA public;\nCREATE TABLE a (b int);\n"));
+    let request = asked(stage, Vec::new());
     let subject = Subject::Dump(Box::new(stage.file(&path).await.expect("it is opened")));
-    let refused = drilled(&stage, subject, &request).await.expect_err("it is refused");
-    assert!(chain(&refused).contains("frobnicator"), "{}", chain(&refused));
+    let events = Arc::new(Phases::default());
+    let clients = clients(&stage.protected.world, stage.server()).await;
+    let drilled =
+        logical::drill(&stage.protected.world, &clients, subject, &request, Box::pin(pending()), events.clone());
+    let refused = drilled.await.expect_err("it is refused");
+    let said = chain(&refused);
+    assert!(said.contains(extension) && said.contains(package), "{said}");
     assert!(matches!(refused, asof_engine::Error::Refused { .. }));
-    nothing_is_left(&stage, &request.directory).await;
+    let phases = events.0.lock().expect("no holder panics").clone();
+    assert!(!phases.contains(&"making a server"), "{phases:?}");
+    nothing_is_left(stage, &request.directory).await;
+}
+
+/// What was begun.
+#[derive(Default)]
+struct Phases(Mutex<Vec<&'static str>>);
+
+impl Observer for Phases {
+    fn event(&self, event: Event) {
+        if let Event::Phase(phase) = event {
+            self.0.lock().expect("no holder panics").push(phase);
+        }
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test writes a script")]
@@ -328,9 +402,10 @@ async fn what_a_killed_drill_left_is_named_and_what_another_one_uses_is_not() {
     let binaries = find_binaries(world, major, Some(stage.server().bin_dir()), None).await.expect("programs");
     let user = ServerUser::choose(world, None, None).await.expect("a user");
     let prefix = format!("asof-left-{}", &world.id().to_string()[..4]);
-    let make = async |name: &str| {
+    let places = ["a", "b"].map(|name| Place::named(&format!("{prefix}{name}")));
+    let make = async |place: &Place| {
         let spec = ScratchSpec {
-            directory: PathBuf::from(format!("/tmp/{prefix}{name}")),
+            directory: place.0.clone(),
             binaries: binaries.clone(),
             user: user.clone(),
             environment: Environment::empty(0),
@@ -339,7 +414,7 @@ async fn what_a_killed_drill_left_is_named_and_what_another_one_uses_is_not() {
         };
         Scratch::make(world, spec).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     };
-    let (killed, used) = (make("a").await, make("b").await);
+    let (killed, used) = (make(&places[0]).await, make(&places[1]).await);
     killed.init(&Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
     killed.start(&Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert_eq!(leftovers(world, Path::new("/tmp"), &prefix, &user).await, []);
@@ -348,14 +423,11 @@ async fn what_a_killed_drill_left_is_named_and_what_another_one_uses_is_not() {
     drop(killed);
     let found = leftovers(world, Path::new("/tmp"), &prefix, &user).await;
     assert_eq!(found.iter().map(|left| left.directory.clone()).collect::<Vec<_>>(), std::slice::from_ref(&directory));
-    for _ in 0..100 {
-        if processes(&directory).is_empty() {
-            break;
-        }
-        world.sleep(Duration::from_millis(50)).await;
-    }
-    remove(&directory);
+    nothing_runs(&stage, &directory).await;
+    let [killed, used_place] = places;
+    drop(killed);
     used.remove().await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert!(!is_there(&used_place.0));
     assert_eq!(leftovers(world, Path::new("/tmp"), &prefix, &user).await, []);
 }
 
@@ -364,8 +436,9 @@ async fn a_server_that_does_not_end_when_it_is_told_to_is_killed() {
     let stage = Stage::new(majors()[0]).await;
     let world = &stage.protected.world;
     let major = Major::from_number(stage.server().major()).expect("a major");
+    let place = Place::new(&stage);
     let spec = ScratchSpec {
-        directory: asked(&stage, Vec::new()).directory,
+        directory: place.0.clone(),
         binaries: find_binaries(world, major, Some(stage.server().bin_dir()), None).await.expect("programs"),
         user: ServerUser::choose(world, None, None).await.expect("a user"),
         environment: Environment::empty(0),
@@ -382,11 +455,6 @@ async fn a_server_that_does_not_end_when_it_is_told_to_is_killed() {
     scratch.remove().await.unwrap_or_else(|error| panic!("{}", chain(&error)));
     assert!(matches!(world.processes().find(pid), Ok(None)));
     nothing_is_left(&stage, &directory).await;
-}
-
-#[expect(clippy::disallowed_methods, reason = "the test clears up")]
-fn remove(path: &Path) {
-    std::fs::remove_dir_all(path).expect("it is removed");
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test looks at a mode")]

@@ -153,3 +153,20 @@ pub(crate) fn databases(server: &Server) -> Vec<String> {
     let sql = "select datname from pg_database where datname not in ('postgres', 'template0', 'template1') order by 1";
     server.psql(sql).lines().map(str::to_owned).collect()
 }
+
+/// The majors whose programs `cargo xtask setup` installs with pgvector; others may have it.
+const WITH_VECTOR: [u32; 2] = [16, 18];
+
+/// Whether a server has pgvector.
+///
+/// # Panics
+/// When one lacks it that must have it: what it proves would silently not be proven.
+pub(crate) fn has_vector(server: &Server) -> bool {
+    let has = asof_testkit::has_vector(server);
+    assert!(
+        has || !WITH_VECTOR.contains(&server.major()),
+        "PostgreSQL {} lacks pgvector: run `cargo xtask setup`",
+        server.major()
+    );
+    has
+}
