@@ -1,14 +1,19 @@
 //! Dumps of everything, there and back.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
 
-use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadRequest, Outside, Plan};
-use asof_engine::progress::Silent;
+use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Outside, Plan};
+use asof_engine::progress::{Event, Observer, Silent};
 use asof_postgres::conninfo::{Config, Environment};
-use asof_testkit::{Options, assert_same_dump, digests, fill_small, fill_universe, majors};
+use asof_postgres::version::Major;
+use asof_testkit::{Options, Server, assert_same_dump, digests, fill_small, fill_universe, majors};
 
-use crate::stage::{Stage, databases, in_database, into_new, never, request, text_by, text_of};
-use crate::support::{chain, standby};
+use crate::stage::{Stage, databases, has_vector, in_database, into_new, never, request, text_by, text_of};
+use crate::support::{chain, link, standby};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_object_comes_back_from_the_repository() {
@@ -16,6 +21,7 @@ async fn every_kind_of_object_comes_back_from_the_repository() {
         let stage = Stage::new(major).await;
         fill_universe(stage.server());
         let expected = text_of(stage.server(), "universe");
+        assert_eq!(expected.contains("CREATE TABLE public.embedding"), has_vector(stage.server()));
         let backup = stage.stored("universe", "all").await;
         assert!(backup.sizes.stored > 0 && backup.sizes.total > 0, "{:?}", backup.sizes);
         stage.load_new(stage.origin("all").await, "copy").await;
@@ -40,8 +46,56 @@ async fn every_format_of_file_comes_back_and_is_what_stock_programs_read() {
             let how: &[&str] = if format == Format::Plain { &[] } else { &["--create"] };
             let (found, expected) = (text_by(stage.server(), name, how), text_by(stage.server(), "universe", how));
             assert_same_dump(&found, &expected, &format!("{name} on {major}"));
+            let by_stock = format!("{name}_by_stock");
+            stage.server().psql(&format!("create database {by_stock}"));
+            match format {
+                Format::Plain => stock_psql(&stage, &by_stock, &path),
+                _ => stock_restore(&stage, &by_stock, &[], &path),
+            }
+            let plain = |database: &str| text_by(stage.server(), database, &[]);
+            assert_same_dump(&plain(&by_stock), &plain("universe"), &format!("{name} by stock programs on {major}"));
         }
     }
+}
+
+/// Programs from 17 on set this, whatever server they speak to.
+const SINCE_17: &str = "unrecognized configuration parameter \"transaction_timeout\"";
+
+/// Stock `pg_restore`, of the client that reads what was dumped. It must not complain, but for what an older server says of
+/// [`SINCE_17`]: of majors without client programs of their own that is all there is.
+fn stock_restore(stage: &Stage, database: &str, more: &[&str], path: &Path) {
+    let (client, mut command) = stock_client(stage, "pg_restore");
+    let may_be_too_new = client >= 17 && stage.server().major() < 17;
+    let strict = if may_be_too_new { &[][..] } else { &["--exit-on-error"] };
+    command.args(strict).args(more).arg(format!("--dbname={database}")).arg(path);
+    let output = command.output().expect("pg_restore runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut errors = said.lines().filter(|line| line.contains("error: "));
+    assert!(errors.all(|line| may_be_too_new && line.contains(SINCE_17)), "pg_restore {client}: {said}");
+    assert!(output.status.success() || may_be_too_new, "pg_restore {client}: {said}");
+}
+
+/// Stock `psql`, as [`stock_restore`].
+fn stock_psql(stage: &Stage, database: &str, path: &Path) {
+    let (client, mut command) = stock_client(stage, "psql");
+    let may_be_too_new = client >= 17 && stage.server().major() < 17;
+    let strict = format!("ON_ERROR_STOP={}", u8::from(!may_be_too_new));
+    command.args(["-X", "-q", "-v", &strict, "-d", database, "-f"]).arg(path);
+    let output = command.stdout(std::process::Stdio::null()).output().expect("psql runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut errors = said.lines().filter(|line| line.contains("ERROR: "));
+    assert!(errors.all(|line| may_be_too_new && line.contains(SINCE_17)), "psql {client}: {said}");
+    assert!(output.status.success(), "psql {client}: {said}");
+}
+
+/// A program of the client that dumps this server, and its major.
+fn stock_client(stage: &Stage, name: &str) -> (u32, Command) {
+    let server = Major::from_number(stage.server().major()).expect("a major");
+    let client = stage.clients.to_dump(server).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let to_server = stage.server().tool(name);
+    let mut command = Command::new(client.program(name));
+    command.envs(to_server.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    (client.major, command)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,17 +114,63 @@ async fn several_jobs_make_the_same_dump_and_load_the_same_database() {
         );
         let expected = text_of(stage.server(), "universe");
         let asked = DumpRequest { jobs: 3, ..request("all") };
-        let made = stage
-            .dump("universe", &asked, &stage.repository())
-            .await
-            .unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let open = Arc::new(OpenFiles::of_programs(stage.server()));
+        let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), "universe")).await;
+        let made = logical::dump(plan.expect("a plan"), &asked, &stage.repository(), never(), open.clone()).await;
+        let made = made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        open.nothing_lies_on_a_disk("dump");
         let rows = |name: &str| made.tables.iter().find(|table| table.name == name).and_then(|table| table.rows);
         assert_eq!((rows("big_1"), rows("big \"2")), (Some(60_000), Some(50_000)));
         for (jobs, name) in [(1, "one"), (3, "three")] {
             let wanted = LoadRequest { jobs, ..into_new(name) };
-            let loaded = stage.load(stage.origin("all").await, stage.server(), wanted).await;
+            let clients = crate::stage::clients(&stage.protected.world, stage.server()).await;
+            let (origin, server) = (stage.origin("all").await, link(stage.server()));
+            let plan = LoadPlan::make(&stage.protected.world, &clients, origin, &server, wanted).await;
+            let open = OpenFiles::of_programs(stage.server());
+            let loaded = logical::load(&plan.expect("a plan"), never(), &open).await;
             loaded.unwrap_or_else(|error| panic!("{jobs} on {major}: {}", chain(&error)));
+            open.nothing_lies_on_a_disk("load");
             assert_same_dump(&text_of(stage.server(), name), &expected, &format!("{jobs} on {major}"));
+        }
+    }
+}
+
+/// What the programs that speak to a server have open, whenever something happens.
+struct OpenFiles {
+    /// What stands in their command lines.
+    port: String,
+    seen: Mutex<BTreeSet<String>>,
+}
+
+impl OpenFiles {
+    fn of_programs(server: &Server) -> Self {
+        Self { port: format!("port={} ", server.port()), seen: Mutex::default() }
+    }
+
+    /// Pipes, connections and what lies in memory is all there is.
+    fn nothing_lies_on_a_disk(&self, what: &str) {
+        let seen = self.seen.lock().expect("no holder panics");
+        let in_memory = ["pipe:", "socket:", "anon_inode:", "/memfd:", "/dev/null"];
+        assert!(seen.iter().all(|file| in_memory.iter().any(|kind| file.starts_with(kind))), "{what}: {seen:?}");
+        assert!(seen.iter().any(|file| file.starts_with("pipe:")), "{what}: nothing was seen: {seen:?}");
+    }
+}
+
+impl Observer for OpenFiles {
+    /// What ends while it is looked at has nothing open any more.
+    #[expect(clippy::disallowed_methods, reason = "the test looks at processes")]
+    fn event(&self, _: Event) {
+        for process in std::fs::read_dir("/proc").expect("it is listed").flatten().map(|entry| entry.path()) {
+            let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let is_program = ["pg_dump", "pg_restore", "psql"].iter().any(|name| line.contains(&format!("/{name}\0")));
+            if !is_program || !line.contains(&self.port) {
+                continue;
+            }
+            let open = std::fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+            let files = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+            let mut seen = self.seen.lock().expect("no holder panics");
+            seen.extend(files.map(|file| file.display().to_string()));
         }
     }
 }
@@ -94,19 +194,14 @@ async fn an_exported_dump_is_what_stock_pg_restore_reads_with_several_jobs() {
         assert_same_dump(&text_of(stage.server(), "ours"), &expected, &format!("ours on {major}"));
         let again = logical::export(&origin, Outside::File(&path), &Silent).await.expect_err("is refused");
         assert!(chain(&again).contains("exists already"), "{}", chain(&again));
-        if stage.clients.all().iter().any(|client| client.major == major) {
-            stage.server().psql("create database stock");
-            for section in ["pre-data", "data", "post-data"] {
-                // Of indexes of partitions and foreign keys its jobs may wait for each other for ever.
-                let jobs = if section == "data" { "--jobs=3" } else { "--jobs=1" };
-                let mut restore = stage.server().tool("pg_restore");
-                restore.args([jobs, "--section", section, "--exit-on-error", "--dbname=stock"]).arg(&path);
-                let restored = restore.output().expect("pg_restore runs");
-                assert!(restored.status.success(), "on {major}: {}", String::from_utf8_lossy(&restored.stderr));
-            }
-            let plain = |database: &str| text_by(stage.server(), database, &[]);
-            assert_same_dump(&plain("stock"), &plain("universe"), &format!("stock on {major}"));
+        stage.server().psql("create database stock");
+        for section in ["pre-data", "data", "post-data"] {
+            // Of indexes of partitions and foreign keys its jobs may wait for each other for ever.
+            let jobs = if section == "data" { "--jobs=3" } else { "--jobs=1" };
+            stock_restore(&stage, "stock", &[jobs, "--section", section], &path);
         }
+        let plain = |database: &str| text_by(stage.server(), database, &[]);
+        assert_same_dump(&plain("stock"), &plain("universe"), &format!("stock on {major}"));
     }
 }
 
@@ -178,14 +273,70 @@ async fn a_password_reaches_the_programs_and_stands_in_no_argument() {
     let environment = Environment::empty(1_800_000_000);
     let config = Config::parse(&text, &environment).expect("valid");
     let server = asof_engine::server::Server { config, environment };
-    let plan = Plan::make(&stage.protected.world, &stage.clients, &server).await.expect("a plan");
+    let seen = stage.path("seen");
+    let clients = watched_clients(&stage, &seen).await;
+    let plan = Plan::make(&stage.protected.world, &clients, &server).await.expect("a plan");
     let asked = DumpRequest { globals: true, ..request("by tcp") };
     logical::dump(plan, &asked, &stage.repository(), never(), Arc::new(Silent))
         .await
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
-    let arguments = format!("{:?}", server.config);
-    assert!(!arguments.contains("se cret"), "{arguments}");
-    assert!(!server.config.for_programs(&server.config.hosts[0]).contains("se cret"));
+    let origin = stage.origin("by tcp").await;
+    let plan = LoadPlan::make(&stage.protected.world, &clients, origin, &server, into_new("copy")).await;
+    logical::load(&plan.expect("a plan"), never(), &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let runs = watched(&seen);
+    for (program, arguments, password) in &runs {
+        assert!(!arguments.contains("se cret"), "{program}: {arguments}");
+        assert_eq!(password == "se cret", arguments.contains("host="), "{program} of {runs:?}");
+    }
+    let connected = |wanted: &[&str]| {
+        let mut runs = runs.iter().filter(|(.., password)| !password.is_empty());
+        runs.any(|(program, ..)| wanted.contains(&program.as_str()))
+    };
+    // An older server is loaded by psql, when the dump is of a newer program.
+    for programs in [&["pg_dump"][..], &["pg_dumpall"], &["pg_restore", "psql"]] {
+        assert!(connected(programs), "{programs:?} in {runs:?}");
+    }
+    assert!(!format!("{:?}", server.config).contains("se cret"), "nor in what we print of it");
+}
+
+/// The client programs, each of which first writes down what everybody on the machine sees of its process, and what nobody does.
+#[expect(clippy::disallowed_methods, reason = "the test plants programs")]
+async fn watched_clients(stage: &Stage, seen: &Path) -> Clients {
+    let real = PathBuf::from(stage.server().tool("pg_dump").get_program());
+    let bin = stage.path("watched");
+    for directory in [&bin, seen] {
+        std::fs::create_dir_all(directory).expect("a directory");
+    }
+    for name in ["pg_dump", "pg_dumpall", "pg_restore", "psql"] {
+        let (real, seen) = (real.with_file_name(name), seen.join(name));
+        let script = format!(
+            "#!/bin/sh\ncase \"$1\" in --version) exec {real} --version;; esac\n\
+             cat /proc/$$/cmdline > {seen}.$$.arguments; printf %s \"$PGPASSWORD\" > {seen}.$$.password\n\
+             exec {real} \"$@\"\n",
+            real = real.display(),
+            seen = seen.display()
+        );
+        std::fs::write(bin.join(name), script).expect("a script");
+        std::fs::set_permissions(bin.join(name), std::fs::Permissions::from_mode(0o755)).expect("it can be run");
+    }
+    Clients::find(&stage.protected.world, Some(&bin), None).await
+}
+
+/// Each program that ran, its command line, and the password in its environment.
+#[expect(clippy::disallowed_methods, reason = "the test looks at what programs were given")]
+fn watched(seen: &Path) -> Vec<(String, String, String)> {
+    let read = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        text.replace('\0', " ")
+    };
+    let names = std::fs::read_dir(seen).expect("it is listed").map(|entry| entry.expect("an entry").file_name());
+    let names = names.filter_map(|name| name.to_string_lossy().strip_suffix(".arguments").map(str::to_owned));
+    names
+        .map(|name| {
+            let program = name.split('.').next().unwrap_or_default().to_owned();
+            (program, read(seen.join(format!("{name}.arguments"))), read(seen.join(format!("{name}.password"))))
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
