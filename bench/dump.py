@@ -3,9 +3,12 @@
 
   python3 bench/dump.py --size-gib 2 --runs 5 --bindir /usr/lib/postgresql/15/bin
 
-Uses the data set of bench.py. Each pair is run in every round, in turn: what stock programs write into or read from a file, and what Asof does
-with the same options, into a file and into the repository (compressed, sealed and signed there). Wall time, and the largest memory of
-the tool itself. Needs the release binary: cargo build --release -p asof-cli. Everything lies below --work and is removed at the end.
+Makes a cluster with the data set of bench.py. In every round each step is done three times, in turn: by pg_dump or pg_restore, with a file; by Asof
+with the same options, with a file; and by Asof with the repository, which compresses, seals and signs whatever the options are. A load by
+Asof makes the database as well, and of a file it is the same file that pg_restore reads. Printed are medians of the wall time, their
+ratios to the stock programs, and the largest process of Asof and what it ran, with the repository. The page cache is left warm. Needs the release
+binary: cargo build --release -p asof-cli. Root runs the tools and the server as the user postgres. Everything lies in a new directory
+below --work, which is removed at the end, also when a step fails; each round has a repository of its own, so that they do not add up.
 """
 
 import argparse
@@ -28,9 +31,14 @@ def timed(command, user, env):
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - began
-    if status:
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise bench.Failed(f"{' '.join(command)}: {said.decode()}")
     return wall, usage.ru_maxrss / 1024
+
+
+def remove(path):
+    shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
 
 
 class Run:
@@ -51,6 +59,11 @@ class Run:
     def prepare(self, gib):
         self.cluster.start()
         self.cluster.fill(gib)
+
+    def begin_round(self):
+        """An empty home, with a new repository."""
+        for name in os.listdir(self.home):
+            remove(f"{self.home}/{name}")
         self.asof_run("init", f"{self.home}/repository")
         self.asof_run("instance", "add", "prod", "--pg", f"host={self.cluster.socket} port={self.cluster.port} user=postgres dbname=postgres")
 
@@ -59,9 +72,8 @@ class Run:
 
     def fresh(self):
         for name in os.listdir(self.home):
-            path = f"{self.home}/{name}"
             if name.startswith("out"):
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                remove(f"{self.home}/{name}")
 
     def dumps(self, number):
         jobs = str(self.jobs)
@@ -112,25 +124,31 @@ def main():
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--bindir", default="/usr/lib/postgresql/15/bin")
     parser.add_argument("--asof", default=os.path.join(os.path.dirname(__file__), "../target/release/asof"))
-    parser.add_argument("--work", help="where everything lies [default: a new directory below /var/tmp]")
+    parser.add_argument("--work", help="everything lies in a new directory below this [default: /var/tmp]")
     parser.add_argument("--port", type=int, default=0, help="default: one that is free")
     arguments = parser.parse_args()
     arguments.asof = os.path.abspath(arguments.asof)
-    work = tempfile.mkdtemp(prefix="asof-bench-", dir=arguments.work or "/var/tmp")
-    os.chown(work, bench.owner().pw_uid, bench.owner().pw_gid)
     arguments.port = arguments.port or bench.free_port()
-    run = Run(arguments, work)
+    work, run = tempfile.mkdtemp(prefix="asof-bench-", dir=arguments.work or "/var/tmp"), None
     try:
+        os.chown(work, bench.owner().pw_uid, bench.owner().pw_gid)
+        run = Run(arguments, work)
         run.prepare(arguments.size_gib)
         for number in range(arguments.runs):
+            run.begin_round()
             run.dumps(number)
             run.loads(number)
             print(f"round {number + 1} of {arguments.runs}", file=sys.stderr)
         run.report()
+    except bench.Failed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
-        run.cluster.stop()
-        shutil.rmtree(work, ignore_errors=True)
+        if run:
+            run.cluster.stop()
+        shutil.rmtree(work)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
