@@ -165,7 +165,9 @@ fn damage_of_a_dump_ends_with_4_and_is_recorded() {
     bytes[at] ^= 1;
     fs::write(&pack, bytes).expect("it is written");
     let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
-    asof(&desk, &server, "verify --dump first").must("verify", 4, &[&name]);
+    let said = asof(&desk, &server, "verify --dump first");
+    said.must("verify", 4, &[&name]);
+    assert_eq!(said.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said:?}");
     asof(&desk, &server, "drill --dump first").must("drill", 4, &[&name]);
     let shown = json(&done(&desk, &server, "backup show first --json"));
     assert_eq!((shown["verified"]["ok"].as_bool(), shown["drilled"]["ok"].as_bool()), (Some(false), Some(false)));

@@ -386,6 +386,8 @@ fn trap_disabling_triggers_acts_where_it_can_and_says_so_where_it_cannot() {
     book.runs(
         "pg_dump -d chatbot_dev --format=custom --file=b.dump; createdb x; pg_restore -d x --disable-triggers b.dump",
     );
+    book.done("load good --new-database fast --jobs 4");
+    assert_eq!(book.server.psql_in("fast", ROWS), "100|2000");
     let said = book.asof("load good --new-database y --table chat_message --disable-triggers");
     assert!(said.code == 0 && said.err.contains("--disable-triggers changed nothing"), "{said:?}");
     book.server.psql_in(
