@@ -289,6 +289,37 @@ fn trap_a_database_that_holds_data_is_not_dropped_before_the_new_one_is_whole() 
 }
 
 #[test]
+fn what_a_load_would_be_refused_for_is_the_result_of_its_dry_run() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --name good");
+    let said = book.asof("load good --into prod/chatbot_dev --dry-run");
+    said.must("load --dry-run", 3, &["the dump cannot be loaded"]);
+    assert!(said.out.contains("FAILED  database") && said.out.contains("ok      client"), "{said:?}");
+    let said = book.asof("load good --into prod/chatbot_dev --dry-run --json");
+    assert_eq!(said.code, 3, "{said:?}");
+    let plan = json(&said.out);
+    let checks = plan["checks"].as_array().expect("checks");
+    let failed: Vec<_> = checks.iter().filter(|check| check["ok"] == false).map(|check| &check["check"]).collect();
+    assert_eq!(failed, ["database"], "{plan}");
+    let plan = json(&book.done("load good --new-database copy --dry-run --json"));
+    assert_eq!(plan["database"], "copy");
+    assert_eq!(book.server.psql("select count(*) from pg_database where datname ~ 'copy'"), "0");
+}
+
+#[test]
+fn a_database_without_tables_is_kept_as_well_before_it_is_replaced() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --name good");
+    book.runs("createdb bare; psql -q -d bare -c \"select lo_from_bytea(4711, 'kept')\"");
+    book.done("load good --into prod/bare --replace --yes bare");
+    let listed = json(&book.done("backup list prod --json"));
+    let names = listed.as_array().expect("backups").iter().filter_map(|backup| backup["name"].as_str());
+    let kept = names.into_iter().find(|name| name.starts_with("bare-before-load-")).expect("a safety dump").to_owned();
+    book.done(&format!("load {kept} --new-database again"));
+    assert_eq!(book.server.psql_in("again", "select convert_from(lo_get(4711), 'utf8')"), "kept");
+}
+
+#[test]
 fn trap_a_script_stops_at_its_first_error_and_leaves_nothing() {
     let book = Runbook::open();
     book.runs("pg_dump -U chatbot_user -d chatbot_dev --format=plain --file=backup.sql; sed -i 's/Document 50/Document 50\\tone column more/' backup.sql");

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use asof_engine::logical::{self, DrillReport, DrillRequest, Plan, SqlCheck, Subject};
+use asof_engine::logical::{self, DrillReport, DrillRequest, SqlCheck, Subject};
 use asof_engine::runtime::{ServerUser, leftovers};
 use serde_json::json;
 
 use crate::args::Drill;
-use crate::commands::dump::{clients, interrupted};
+use crate::commands::dump::{clients, interrupted, plan};
 use crate::commands::origin::{Named, named};
 use crate::context::{Context, Instance, variable};
 use crate::failure::{Failure, Result};
@@ -67,7 +67,7 @@ async fn practical(context: &Context, args: &Drill, name: &str) -> Result<DrillR
     let checks = instance.as_ref().map(|instance| instance.checks()).unwrap_or_default();
     let request = request(context, args, instance.as_ref(), checks)?;
     let clients = clients(context, args.bindir.as_deref(), instance.as_ref()).await;
-    let plan = Plan::make(&context.world, &clients, &server).await?;
+    let plan = plan(context, &clients, &server, instance.as_ref()).await?;
     let bar = context.bar();
     let (subject, cancelled) = (Subject::Practical(Box::new(plan)), Box::pin(interrupted()));
     let done = logical::drill(&context.world, &clients, subject, &request, cancelled, bar.clone()).await;

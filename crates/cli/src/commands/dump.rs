@@ -19,11 +19,7 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
     let (source, instance) = source(context, &args).await?;
     let clients = clients(context, args.bindir.as_deref(), instance.as_ref()).await;
     let bar = context.bar();
-    let plan = Plan::make(&context.world, &clients, &source).await?;
-    if let Some(instance) = &instance {
-        // What it remarks comes with the report.
-        plan.check_server(&instance.name, instance.shelf.journal().await?.state())?;
-    }
+    let plan = plan(context, &clients, &source, instance.as_ref()).await?;
     let database = plan.database().name.clone();
     let request = request(context, &args, instance.as_ref(), &database)?;
     let destination = destination(context, &args, instance, &database, request.format)?;
@@ -41,6 +37,20 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
         print_report(&report);
     }
     Ok(())
+}
+
+/// Refused where the server is another one than was registered.
+pub(crate) async fn plan(
+    context: &Context,
+    clients: &Clients,
+    server: &Server,
+    instance: Option<&Instance>,
+) -> Result<Plan> {
+    let mut plan = Plan::make(&context.world, clients, server).await?;
+    if let Some(instance) = instance {
+        plan.check_server(&instance.name, instance.shelf.journal().await?.state())?;
+    }
+    Ok(plan)
 }
 
 /// The work, or that the operator ended it: dropped, it takes back what it began.
@@ -164,6 +174,7 @@ fn print_plan(plan: &Plan, request: &DumpRequest, destination: &Destination) {
         Destination::Repository(_) => anstream::println!("  into    the repository, as {}", request.name),
         Destination::File(path) => anstream::println!("  into    {}", path.display()),
     }
+    plan.remark().into_iter().for_each(|remark| anstream::eprintln!("warning: {remark}"));
 }
 
 fn print_report(report: &DumpReport) {

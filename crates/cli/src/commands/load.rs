@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use asof_engine::logical::{
-    self, Clients, Conflict, Destination, DumpRequest, Finding, Format, LoadPlan, LoadReport, LoadRequest, Plan,
-    Policy, Selection,
+    self, Clients, Conflict, Destination, DumpRequest, Existing, Finding, Format, LoadPlan, LoadReport, LoadRequest,
+    Plan, Policy, Selection,
 };
 use asof_engine::server::Server;
 use asof_engine::time::compact;
@@ -43,19 +43,23 @@ pub(crate) async fn run(context: &Context, args: Load) -> Result<()> {
         maintenance(&target.server)
     };
     let plan = LoadPlan::make(&context.world, &clients, origin, &server, request).await?;
-    if args.dry_run || !context.quiet && !args.json {
-        print_findings(&plan.findings);
+    if let (true, Some(instance)) = (args.replace, &target.instance) {
+        plan.check_server(&instance.name, instance.shelf.journal().await?.state())?;
     }
+    if args.dry_run {
+        print_plan(&args, &target.database, &plan.findings);
+    } else if !context.quiet && !args.json {
+        plan.findings.iter().for_each(|finding| anstream::eprintln!("{}", line(finding)));
+    }
+    plan.require()?;
     if args.dry_run {
         return Ok(());
     }
-    plan.require()?;
     if args.replace
         && let Some(existing) = &plan.existing
     {
-        let holds = format!("{} relations, {}", existing.relations, bytes(existing.bytes));
-        agree(&args, &target.database, &holds)?;
-        if !args.no_safety_dump && existing.relations > 0 {
+        agree(&args, &target.database, existing)?;
+        if !args.no_safety_dump {
             safety_dump(context, &clients, &target).await?;
         }
     }
@@ -127,16 +131,27 @@ fn maintenance(server: &Server) -> Server {
     server
 }
 
-fn agree(args: &Load, database: &str, holds: &str) -> Result<()> {
-    let refused = || Failure::refused("nothing was changed", "type the name of the database, or give it with --yes");
-    match &args.yes {
-        Some(name) if name == database => Ok(()),
-        Some(name) => Err(Failure::refused(
-            format!("--yes names {name}, and {database} would be replaced"),
-            "nothing was changed",
-        )),
-        None if confirmed(&format!("This replaces database {database} ({holds})."), database)? => Ok(()),
-        None => Err(refused()),
+fn agree(args: &Load, database: &str, existing: &Existing) -> Result<()> {
+    let Some(yes) = &args.yes else {
+        let kept = match args.no_safety_dump {
+            true => "nothing of it is kept",
+            false => "a safety dump is made first; what is written into it afterwards is lost",
+        };
+        let holds = format!("{} relations, {}", existing.relations, bytes(existing.bytes));
+        return match confirmed(&format!("This replaces database {database} ({holds}): {kept}."), database)? {
+            true => Ok(()),
+            false => {
+                let hint = "type the name of the database, or give it with --yes";
+                Err(Failure::refused("nothing was changed", hint))
+            }
+        };
+    };
+    match yes == database {
+        true => Ok(()),
+        false => {
+            let what = format!("--yes names {yes}, and {database} would be replaced");
+            Err(Failure::refused(what, "nothing was changed"))
+        }
     }
 }
 
@@ -174,13 +189,23 @@ async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> R
     Ok(())
 }
 
-fn print_findings(findings: &[Finding]) {
-    for Finding { what, result } in findings {
-        match result {
-            Ok(found) => anstream::eprintln!("ok      {what:12} {found}"),
-            Err(why) => anstream::eprintln!("FAILED  {what:12} {why}"),
-        }
+fn line(finding: &Finding) -> String {
+    match &finding.result {
+        Ok(found) => format!("ok      {:12} {found}", finding.what),
+        Err(why) => format!("FAILED  {:12} {why}", finding.what),
     }
+}
+
+fn print_plan(args: &Load, database: &str, findings: &[Finding]) {
+    if !args.json {
+        findings.iter().for_each(|finding| anstream::println!("{}", line(finding)));
+        return;
+    }
+    let checks = findings.iter().map(|finding| match &finding.result {
+        Ok(found) => json!({ "check": finding.what, "ok": true, "found": found }),
+        Err(why) => json!({ "check": finding.what, "ok": false, "found": why }),
+    });
+    show::json(&json!({ "database": database, "checks": checks.collect::<Vec<_>>() }));
 }
 
 fn report(args: &Load, report: &LoadReport) {

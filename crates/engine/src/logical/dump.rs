@@ -94,6 +94,7 @@ pub struct Plan {
     pub(super) snapshot: Snapshot,
     pub(super) database: DatabaseRecord,
     pub(super) identity: Identity,
+    remark: Option<String>,
     standby: bool,
     role: String,
     pub(super) known: Vec<Table>,
@@ -116,7 +117,8 @@ impl Plan {
         let database = snapshot.database().await?;
         let known = snapshot.tables().await?;
         let (standby, role) = (contact.in_recovery, server.config.user.clone());
-        Ok(Self { world: world.clone(), client, link, snapshot, database, identity, standby, role, known })
+        let (world, remark) = (world.clone(), None);
+        Ok(Self { world, client, link, snapshot, database, identity, remark, standby, role, known })
     }
 
     /// The database.
@@ -131,12 +133,20 @@ impl Plan {
         &self.client
     }
 
-    /// Refuses another server than the one that was registered (hazard D1). Returns what the operator should know.
+    /// Refuses another server than the one that was registered (hazard D1). What the operator should know of it otherwise is kept
+    /// with the other remarks.
     ///
     /// # Errors
     /// `Refused`, with what differs.
-    pub fn check_server(&self, instance: &str, lineage: &Lineage) -> Result<Option<String>> {
-        check_identity(instance, lineage, &self.identity)
+    pub fn check_server(&mut self, instance: &str, lineage: &Lineage) -> Result<()> {
+        self.remark = check_identity(instance, lineage, &self.identity)?;
+        Ok(())
+    }
+
+    /// What the operator should know of the server.
+    #[must_use]
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
     }
 
     /// How many tables the database has, and their bytes on the server's disk.
@@ -205,7 +215,10 @@ pub async fn dump(
         Destination::File(path) => until(cancelled, to_files(&mut plan, path, request, began, observer.as_ref())).await,
     };
     plan.snapshot.close().await;
-    result
+    result.map(|mut report| {
+        report.remarks.extend(plan.remark);
+        report
+    })
 }
 
 /// The work, or that it was cancelled before: dropped, it ends what it started.
@@ -233,7 +246,7 @@ async fn to_repository(
     observer: &dyn Observer,
 ) -> Result<DumpReport> {
     let mut journal = shelf.journal().await?;
-    let upgraded = plan.check_server("this instance", journal.state())?;
+    plan.check_server("this instance", journal.state())?;
     refuse_taken_name(&journal, &request.name)?;
     let attempt = shelf.world.id();
     journal.append(journal.state().epoch, Entry::AttemptStarted { attempt }).await?;
@@ -249,7 +262,6 @@ async fn to_repository(
     };
     match result {
         Ok(mut report) => {
-            report.remarks.extend(upgraded);
             let backup = report.backup.clone().expect("what was stored is a backup");
             journal.append(journal.state().epoch, Entry::BackupCommitted(Box::new(backup.clone()))).await?;
             observer.event(Event::Phase("reading back"));

@@ -15,6 +15,7 @@ use asof_postgres::archive::plain::PlainScanner;
 use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece};
 use asof_postgres::client::Connection;
 use asof_postgres::version::Major;
+use asof_repository::lineage::Lineage;
 use asof_world::World;
 use aws_lc_rs::digest::{Context as Sha, SHA256};
 use bytes::Bytes;
@@ -34,7 +35,7 @@ use super::verify::whole;
 use super::watched::unreadable;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
-use crate::server::{self, Server};
+use crate::server::{self, Identity, Server, check_identity};
 
 /// The first `pg_dump` whose archives set `transaction_timeout`, which older servers do not know (`_doSetFixedOutputState` in
 /// pg_backup_archiver.c, 17).
@@ -113,6 +114,7 @@ pub struct LoadPlan {
     server: Server,
     pub(super) client: Client,
     major: Major,
+    identity: Identity,
     pub(super) request: LoadRequest,
     like: Like,
     /// What was looked at, and what was found.
@@ -147,11 +149,12 @@ impl LoadPlan {
             client: &client,
         };
         let (mut findings, existing) = checks::all(&subject, &mut connection).await?;
+        let identity = Identity::ask(&mut connection, &contact).await?;
         connection.close().await;
         let chosen = chosen(&origin, &server, &request, existing.is_some()).await?;
         findings.extend(chosen.iter().flat_map(|chosen| chosen.findings.clone()));
         let (world, major) = (world.clone(), contact.major);
-        Ok(Self { world, origin, server, client, major, request, like, findings, chosen, existing })
+        Ok(Self { world, origin, server, client, major, identity, request, like, findings, chosen, existing })
     }
 
     /// Refuses to go on when something was found that the load cannot survive.
@@ -162,16 +165,13 @@ impl LoadPlan {
         checks::require(&self.findings)
     }
 
-    /// The programs that will be used.
-    #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.client
-    }
-
-    /// What is loaded.
-    #[must_use]
-    pub fn origin(&self) -> &Origin {
-        &self.origin
+    /// Refuses another server than the one that was registered (hazard D1): for what takes something away. Elsewhere a dump may
+    /// go to a server that has taken the place of a lost one.
+    ///
+    /// # Errors
+    /// `Refused`, with what differs.
+    pub fn check_server(&self, instance: &str, lineage: &Lineage) -> Result<()> {
+        check_identity(instance, lineage, &self.identity).map(drop)
     }
 }
 
