@@ -1,11 +1,13 @@
 //! What other people's scripts wrap around a dump: compression, and `openssl enc`. Taken off while it is read.
 
 use std::io;
+use std::path::Path;
 
 use asof_postgres::archive::Compression;
 use asof_postgres::archive::codec::{Decompressor, Wrapping};
 use asof_postgres::archive::sniff::{Kind, SNIFF_BYTES};
 use asof_postgres::conninfo::Secret;
+use asof_world::ReadFile;
 use aws_lc_rs::cipher::{AES_256, DecryptionContext, StreamingDecryptingKey, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::pbkdf2;
@@ -20,6 +22,9 @@ const BLOCK_LEN: usize = 16;
 const ITERATIONS: u32 = 10_000;
 /// More layers than a person makes.
 const MOST_LAYERS: usize = 4;
+
+/// How much of a wrapped file is read at once: what comes out may be a thousand times as large.
+pub(super) const WRAPPED_LEN: usize = 128 << 10;
 
 /// The layers of a file, the outermost first.
 pub(super) struct Layers {
@@ -44,22 +49,22 @@ pub(super) struct Recipe {
 
 impl Recipe {
     /// Looks at the beginning of a file, layer by layer.
-    pub(super) fn of(name: &str, beginning: &[u8], secret: Option<&Secret>) -> Result<Self> {
-        let mut recipe =
-            Self { kinds: Vec::new(), inner: kind(beginning), secret: secret.cloned(), name: name.to_owned() };
-        while matches!(recipe.inner, Kind::Gzip | Kind::Zstd | Kind::Lz4 | Kind::OpensslSalted) {
+    pub(super) fn of(path: &Path, file: &dyn ReadFile, secret: Option<&Secret>) -> Result<Self> {
+        let name = path.display().to_string();
+        let mut recipe = Self { kinds: Vec::new(), inner: Kind::Empty, secret: secret.cloned(), name };
+        loop {
+            let beginning = recipe.layers()?.beginning(path, file)?;
+            recipe.inner = Kind::of(&beginning[..beginning.len().min(SNIFF_BYTES)]);
+            if !matches!(recipe.inner, Kind::Gzip | Kind::Zstd | Kind::Lz4 | Kind::OpensslSalted) {
+                break;
+            }
             if recipe.kinds.len() == MOST_LAYERS {
-                return Err(Error::refused(format!("{name} is wrapped too many times"), "unwrap it by hand"));
+                return Err(Error::refused(format!("{} is wrapped too many times", recipe.name), "unwrap it by hand"));
             }
             recipe.kinds.push(recipe.inner.clone());
-            let mut inside = Vec::new();
-            let mut layers = recipe.layers()?;
-            // Only its beginning: that it is not complete is no error here.
-            layers.push(beginning, &mut inside)?;
-            recipe.inner = kind(&inside);
         }
         if let (Kind::Unknown(_) | Kind::Empty, Some(Kind::OpensslSalted)) = (&recipe.inner, recipe.kinds.last()) {
-            return Err(wrong_password(name));
+            return Err(wrong_password(&recipe.name));
         }
         Ok(recipe)
     }
@@ -105,12 +110,21 @@ impl Recipe {
     }
 }
 
-/// What a file is, by its very beginning: rows further on may hold any byte.
-fn kind(beginning: &[u8]) -> Kind {
-    Kind::of(&beginning[..beginning.len().min(SNIFF_BYTES)])
-}
-
 impl Layers {
+    /// As much of the inside as decides what it is: rows further on may hold any byte. That it is not complete is no error here.
+    fn beginning(&mut self, path: &Path, file: &dyn ReadFile) -> Result<Vec<u8>> {
+        let (mut inside, mut offset, mut piece) = (Vec::new(), 0, vec![0; WRAPPED_LEN]);
+        while inside.len() < SNIFF_BYTES {
+            let len = file.read_at(offset, &mut piece).map_err(Error::files("read", path))?;
+            if len == 0 {
+                break;
+            }
+            offset += len as u64;
+            self.push(&piece[..len], &mut inside)?;
+        }
+        Ok(inside)
+    }
+
     /// Takes all layers off the next bytes.
     pub(super) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let mut bytes = std::borrow::Cow::Borrowed(bytes);

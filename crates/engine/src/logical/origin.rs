@@ -12,14 +12,14 @@ use asof_world::{FileKind, ReadFile, Timestamp, World};
 use bytes::Bytes;
 
 use super::fetch::{StoredDump, StoredFile};
-use super::layers::{Layers, Recipe};
+use super::layers::{Layers, Recipe, WRAPPED_LEN};
 use super::members::{SQL, TABLES, TOC, TOC_LIMIT, block_header, file_of, with_data};
 use super::record::{Details, FileRecord, Format, TableRecord};
 use super::to_file;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
 
-/// How much of a file is looked at to know what it is, and read at once.
+/// How much of a file is read at once.
 const PIECE_LEN: usize = 4 << 20;
 
 /// A dump that was opened.
@@ -306,21 +306,16 @@ fn damaged(name: &str, error: &dyn std::error::Error) -> Error {
 }
 
 async fn recipe(world: &World, path: &Path, secret: Option<&Secret>) -> Result<Recipe> {
-    let (files, opened) = (world.files.clone(), path.to_owned());
-    let read = move || {
-        let kind = files.attributes(&opened)?.kind;
-        let file = files.open(&opened)?;
-        let mut beginning = vec![0; if kind == FileKind::Directory { 0 } else { PIECE_LEN }];
-        let len = file.read_at(0, &mut beginning)?;
-        beginning.truncate(len);
-        Ok::<_, std::io::Error>((kind, beginning))
+    let (files, path, secret) = (world.files.clone(), path.to_owned(), secret.cloned());
+    let look = move || {
+        if files.attributes(&path).map_err(Error::files("read", &path))?.kind == FileKind::Directory {
+            let what = format!("{} is a directory without a toc.dat", path.display());
+            return Err(Error::refused(what, "name a dump in directory format, or a file"));
+        }
+        let file = files.open(&path).map_err(Error::files("read", &path))?;
+        Recipe::of(&path, file.as_ref(), secret.as_ref())
     };
-    let (kind, beginning) = world.blocking(read).await.map_err(Error::files("read", path))?;
-    if kind == FileKind::Directory {
-        let what = format!("{} is a directory without a toc.dat", path.display());
-        return Err(Error::refused(what, "name a dump in directory format, or a file"));
-    }
-    Recipe::of(&path.display().to_string(), &beginning, secret)
+    world.blocking(look).await
 }
 
 /// A piece of what is read.
@@ -395,8 +390,9 @@ impl Stream {
         let Parts::File { file, path, offset, ended } = &mut self.parts else { return Ok(None) };
         while !*ended {
             let ((reader, mut layers), from) = (file.take().expect("one piece is read at a time"), *offset);
+            let wanted = if layers.is_some() { WRAPPED_LEN } else { PIECE_LEN };
             let work = move || {
-                let mut bytes = vec![0; PIECE_LEN];
+                let mut bytes = vec![0; wanted];
                 let read = reader.read_at(from, &mut bytes);
                 bytes.truncate(*read.as_ref().unwrap_or(&0));
                 let plain = match &mut layers {
@@ -408,7 +404,7 @@ impl Stream {
             let (reader, layers, bytes, read, plain) = self.world.blocking(work).await;
             *file = Some((reader, layers));
             let read = read.map_err(Error::files("read", &*path))?;
-            (*ended, *offset) = (read < PIECE_LEN, *offset + read as u64);
+            (*ended, *offset) = (read < wanted, *offset + read as u64);
             let mut plain = plain?.unwrap_or(bytes);
             if *ended && let Some((_, Some(layers))) = file {
                 layers.finish(&mut plain)?;

@@ -161,6 +161,66 @@ async fn a_dump_that_is_cut_off_or_damaged_loads_nothing() {
     }
 }
 
+/// Larger than any block of a frame, and nothing that a compressor makes smaller by much.
+const NOISE: &str = "
+create table noise (id int primary key, body bytea);
+alter table noise alter body set storage external;
+insert into noise select n, decode(string_agg(md5(n::text || '/' || m), ''), 'hex')
+    from generate_series(1, 6000) n, generate_series(1, 64) m group by n;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "the test wraps files as other people's scripts do")]
+async fn a_dump_that_somebody_compressed_is_loaded_when_it_is_whole_and_only_then() {
+    let stage = Stage::new(majors()[0]).await;
+    stage.server().psql("create database shop");
+    stage.server().psql_in("shop", NOISE);
+    let sums = "select count(*), sum(hashtext(body::text)::bigint) from noise";
+    let expected = stage.server().psql_in("shop", sums);
+    for (format, name) in [(Format::Custom, "c.dump"), (Format::Plain, "p.sql")] {
+        let path = stage.path(name);
+        let asked = DumpRequest { format, ..request(name) };
+        let made = stage.dump("shop", &asked, &Destination::File(path.clone())).await;
+        made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let whole = std::fs::read(&path).expect("the dump");
+        assert!(whole.len() > 5 << 20, "{} bytes", whole.len());
+        for (wrapping, bytes) in wrapped(&whole) {
+            let file = stage.path("wrapped");
+            std::fs::write(&file, &bytes).expect("a file");
+            let origin = stage.file(&file).await.unwrap_or_else(|error| panic!("{wrapping}: {}", chain(&error)));
+            stage.load_new(origin, "unwrapped").await;
+            assert_eq!(stage.server().psql_in("unwrapped", sums), expected, "{name}, {wrapping}");
+            stage.server().psql("drop database unwrapped");
+            for len in [20, bytes.len() / 2, bytes.len() - 1] {
+                std::fs::write(&file, &bytes[..len]).expect("a file");
+                let cut = match stage.file(&file).await {
+                    Ok(origin) => stage.load(origin, stage.server(), into_new("half")).await.err(),
+                    Err(error) => Some(error),
+                };
+                let cut = cut.unwrap_or_else(|| panic!("{name}, {wrapping}: {len} bytes of it were loaded"));
+                assert!(chain(&cut).contains("wrapped"), "{name}, {wrapping}, {len}: {}", chain(&cut));
+                assert_eq!(databases(stage.server()), ["shop"], "{name}, {wrapping}, {len}");
+            }
+        }
+    }
+}
+
+/// As `gzip`, `zstd`, `lz4` with its largest blocks, and two of them write it.
+fn wrapped(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    use std::io::Write;
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).expect("compression");
+    let gzip = gzip.finish().expect("compression");
+    let info = lz4_flex::frame::FrameInfo::new().block_size(lz4_flex::frame::BlockSize::Max4MB).content_checksum(true);
+    let lz4 = |bytes: &[u8]| {
+        let mut lz4 = lz4_flex::frame::FrameEncoder::with_frame_info(info.clone(), Vec::new());
+        lz4.write_all(bytes).expect("compression");
+        lz4.finish().expect("compression")
+    };
+    let zstd = zstd::encode_all(bytes, 1).expect("compression");
+    vec![("lz4 of gzip", lz4(&gzip)), ("gzip", gzip), ("lz4", lz4(bytes)), ("zstd", zstd)]
+}
+
 /// Lets go of something when that many events of progress have come.
 struct After(Mutex<(u32, Option<oneshot::Sender<()>>)>);
 
