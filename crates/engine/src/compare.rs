@@ -36,7 +36,7 @@ use crate::error::Result;
 use crate::progress::{Event, Observer};
 use crate::server::Server;
 
-pub use pattern::{Pattern, Patterns};
+pub use pattern::Patterns;
 pub use report::{
     Class, CompareReport, CouldNotCompare, Difference, Example, LeftOut, Sampling, SideReport, TableContent,
     TableReport, Verdict, Where, verdict,

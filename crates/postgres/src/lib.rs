@@ -12,6 +12,7 @@ pub mod label;
 pub mod lsn;
 pub mod names;
 pub mod page;
+pub mod pattern;
 pub mod replication;
 mod tls;
 pub mod version;

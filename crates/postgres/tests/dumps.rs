@@ -327,7 +327,7 @@ fn pg_restore_brings_back_what_we_choose_for_a_table() {
         assert_eq!(selection.needs, Vec::<&_>::new(), "PostgreSQL {major}");
         assert_eq!(selection.cut.len(), 1);
         let list = work.path().join("list");
-        fs::write(&list, list_file(&selection)).expect("written");
+        fs::write(&list, list_file(selection.entries)).expect("written");
         server.psql("create database part");
         restore(&server, "part", &["-L", list.to_str().expect("UTF-8")], &custom);
         // Everything that the catalogue knows of these tables is the same, but the one foreign key.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use asof_engine::compare::Pattern;
+use asof_postgres::pattern::Pattern;
 use clap::{Args, ValueEnum};
 
 #[derive(Args)]

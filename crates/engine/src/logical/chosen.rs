@@ -3,9 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use asof_postgres::archive::select::{TablePattern, closure_of_tables};
+use asof_postgres::archive::Text;
+use asof_postgres::archive::select::closure_of_tables;
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, escape_identifier, escape_literal};
+use asof_postgres::pattern::{Pattern, PatternError};
 
 use super::checks::Finding;
 use crate::error::{Error, Result};
@@ -62,20 +64,19 @@ pub(super) async fn choose(
     conflict: Conflict,
     mut inside: Option<&mut Connection>,
 ) -> Result<Chosen> {
-    let patterns: Vec<TablePattern> = patterns.iter().map(|text| parsed(text)).collect::<Result<_>>()?;
+    let patterns: Vec<Pattern> = patterns.iter().map(|text| parsed(text)).collect::<Result<_>>()?;
     let selection = closure_of_tables(toc, &patterns);
     if let Some(unmatched) = selection.unmatched.first() {
-        return Err(Error::refused(
-            format!("no table of the dump matches {unmatched}"),
-            "`asof load DUMP --dry-run` lists them; quote names with capitals as in SQL",
-        ));
+        let what = format!("no table of the dump matches {unmatched}");
+        return Err(Error::refused(what, format!("it has {}; quote names with capitals as in SQL", some_of(toc))));
     }
     let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), keys: Vec::new(), findings: Vec::new() };
     let (mut absent, mut names) = (Vec::new(), Vec::new());
     for table in selection.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE") {
         match target(toc, table, inside.as_deref_mut()).await? {
             Some(target) => chosen.existing.extend(target),
-            None => absent.push(TablePattern::exactly(&table.namespace.clone().unwrap_or_default(), &table.tag)),
+            None => absent
+                .push(Pattern::exactly(table.namespace.as_ref().map_or(&[][..], Text::as_bytes), table.tag.as_bytes())),
         }
         names.push(quoted(table));
     }
@@ -85,10 +86,20 @@ pub(super) async fn choose(
     Ok(chosen)
 }
 
-fn parsed(text: &str) -> Result<TablePattern> {
-    text.parse().map_err(|error: asof_postgres::archive::select::PatternError| {
-        Error::refused(error.to_string(), "write table, or schema.table")
-    })
+/// The first tables of a dump, for whoever asked for another.
+fn some_of(toc: &Toc) -> String {
+    const SHOWN: usize = 10;
+    let tables = toc.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE");
+    let names: Vec<String> = tables.map(quoted).collect();
+    match names.len() {
+        0 => "no tables".to_owned(),
+        1..=SHOWN => names.join(", "),
+        all => format!("{} and {} others", names[..SHOWN].join(", "), all - SHOWN),
+    }
+}
+
+fn parsed(text: &str) -> Result<Pattern> {
+    text.parse().map_err(|error: PatternError| Error::refused(error.to_string(), "write table, or schema.table"))
 }
 
 /// The table as the target has it; `Some(None)` for one that has no rows of its own, as a partitioned one.
@@ -137,12 +148,7 @@ impl Chosen {
     }
 
     /// The entries of tables that are made anew, and of what they need and the target lacks.
-    async fn take_new(
-        &mut self,
-        toc: &Toc,
-        absent: &[TablePattern],
-        mut inside: Option<&mut Connection>,
-    ) -> Result<()> {
+    async fn take_new(&mut self, toc: &Toc, absent: &[Pattern], mut inside: Option<&mut Connection>) -> Result<()> {
         if absent.is_empty() {
             return Ok(());
         }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 
+use asof_postgres::archive::select::list_file;
 use asof_postgres::client::{Connection, escape_literal};
 use asof_world::MemoryFile;
 use futures::future::join;
@@ -188,12 +189,7 @@ impl Script {
             let part = super::parallel_load::only(toc, |entry| entries.contains(&entry.dump_id));
             stream = Some(plan.origin.stream_of(dump, &part));
         } else {
-            let list: String = toc
-                .entries
-                .iter()
-                .filter(|entry| entries.contains(&entry.dump_id))
-                .map(|entry| format!("{};\n", entry.dump_id))
-                .collect();
+            let list = list_file(toc.entries.iter().filter(|entry| entries.contains(&entry.dump_id)));
             let files = plan.world.files.clone();
             let file = plan.world.blocking(move || files.in_memory(list.as_bytes())).await;
             let file = file.map_err(Error::files("keep in memory", "the list of entries"))?;

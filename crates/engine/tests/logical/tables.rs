@@ -161,6 +161,7 @@ async fn some_tables_can_be_loaded_into_a_database_of_their_own() {
     assert_eq!(stage.server().psql_in("part", &format!("select count(*) from {ORDERS}")), "400");
     let said = refused(&stage, tables(&["nothing*"], Conflict::Fail)).await;
     assert!(said.contains("no table of the dump matches nothing*"), "{said}");
+    assert!(said.contains("it has \"public\"."), "{said}");
     server_is_unchanged(&stage);
 }
 

@@ -10,8 +10,8 @@
 use super::Text;
 use super::plain::TableName;
 use super::toc::{Entry, Toc};
+use crate::pattern::Pattern;
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 
 /// Entries that belong to one table.
 const OWNED: [&[u8]; 12] = [
@@ -40,104 +40,10 @@ const ATTACHED: [&[u8]; 8] = [
     b"INDEX ATTACH",
 ];
 
-/// A table or several, as `psql` understands a pattern: `*` and `?` stand for any characters and for one, capitals outside of
-/// double quotes are folded, and what is inside of them is taken as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct TablePattern {
-    namespace: Option<Vec<Token>>,
-    name: Vec<Token>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Token {
-    Byte(u8),
-    One,
-    Any,
-}
-
-/// Why a text is no pattern.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} does not name tables: it should be `table` or `schema.table`, quoted as in SQL")]
-pub struct PatternError(String);
-
-impl TablePattern {
-    /// Exactly this table.
-    #[must_use]
-    pub fn exactly(namespace: &Text, name: &Text) -> Self {
-        let literal = |text: &Text| text.0.iter().copied().map(Token::Byte).collect();
-        Self { namespace: Some(literal(namespace)), name: literal(name) }
+impl Pattern {
+    fn takes(&self, entry: &Entry) -> bool {
+        self.matches(entry.namespace.as_ref().map_or(&[][..], Text::as_bytes), entry.tag.as_bytes())
     }
-
-    fn matches(&self, entry: &Entry) -> bool {
-        let namespace = entry.namespace.as_ref().map_or(&[][..], Text::as_bytes);
-        self.namespace.as_ref().is_none_or(|tokens| matches(tokens, namespace)) && matches(&self.name, &entry.tag.0)
-    }
-}
-
-impl std::str::FromStr for TablePattern {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        let mut parts = vec![Vec::new()];
-        let mut quoted = false;
-        let mut bytes = text.bytes().peekable();
-        while let Some(byte) = bytes.next() {
-            let part = parts.last_mut().ok_or_else(|| PatternError(text.to_owned()))?;
-            match byte {
-                b'"' if quoted && bytes.next_if_eq(&b'"').is_some() => part.push(Token::Byte(b'"')),
-                b'"' => quoted = !quoted,
-                _ if quoted => part.push(Token::Byte(byte)),
-                b'.' => parts.push(Vec::new()),
-                b'*' => part.push(Token::Any),
-                b'?' => part.push(Token::One),
-                _ => part.push(Token::Byte(byte.to_ascii_lowercase())),
-            }
-        }
-        let bad = || PatternError(text.to_owned());
-        if quoted || parts.iter().any(Vec::is_empty) {
-            return Err(bad());
-        }
-        match (parts.pop(), parts.pop(), parts.pop()) {
-            (Some(name), namespace, None) => Ok(Self { namespace, name }),
-            _ => Err(bad()),
-        }
-    }
-}
-
-impl fmt::Display for TablePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |token: &Token| match token {
-            Token::Byte(byte) => *byte,
-            Token::One => b'?',
-            Token::Any => b'*',
-        };
-        let text = |tokens: &[Token]| Text(tokens.iter().map(plain).collect()).to_lossy();
-        match &self.namespace {
-            Some(namespace) => write!(f, "{}.{}", text(namespace), text(&self.name)),
-            None => f.write_str(&text(&self.name)),
-        }
-    }
-}
-
-/// Goes back to the last `*` where it does not fit; so the time is at most the product of the lengths.
-fn matches(tokens: &[Token], name: &[u8]) -> bool {
-    let (mut token, mut at, mut retry) = (0, 0, None);
-    while at < name.len() {
-        match tokens.get(token) {
-            Some(Token::Any) => {
-                retry = Some((token, at));
-                token += 1;
-            }
-            Some(Token::One) => (token, at) = (token + 1, at + 1),
-            Some(Token::Byte(byte)) if *byte == name[at] => (token, at) = (token + 1, at + 1),
-            _ => {
-                let Some((any, from)) = retry else { return false };
-                retry = Some((any, from + 1));
-                (token, at) = (any + 1, from + 1);
-            }
-        }
-    }
-    tokens[token..].iter().all(|token| *token == Token::Any)
 }
 
 /// What brings the chosen tables back.
@@ -151,7 +57,7 @@ pub struct Selection<'a> {
     /// where they are restored, or be restored as well.
     pub needs: Vec<&'a Entry>,
     /// Patterns that no table matches.
-    pub unmatched: Vec<TablePattern>,
+    pub unmatched: Vec<Pattern>,
 }
 
 /// A foreign key that is left out.
@@ -195,13 +101,13 @@ pub fn extensions(toc: &Toc) -> Vec<&Entry> {
 
 /// Chooses the tables that match any of the patterns, the partitions of those that have any, and all that belongs to them.
 #[must_use]
-pub fn closure_of_tables<'a>(toc: &'a Toc, patterns: &[TablePattern]) -> Selection<'a> {
+pub fn closure_of_tables<'a>(toc: &'a Toc, patterns: &[Pattern]) -> Selection<'a> {
     let index = Index::new(toc);
     let mut selected = HashSet::new();
     let mut unmatched = patterns.to_vec();
     for table in toc.entries.iter().filter(|entry| is_table(entry)) {
-        if patterns.iter().any(|pattern| pattern.matches(table)) {
-            unmatched.retain(|pattern| !pattern.matches(table));
+        if patterns.iter().any(|pattern| pattern.takes(table)) {
+            unmatched.retain(|pattern| !pattern.takes(table));
             selected.insert(table.dump_id);
         }
     }
@@ -226,8 +132,8 @@ pub fn closure_of_tables<'a>(toc: &'a Toc, patterns: &[TablePattern]) -> Selecti
 
 /// The list that `pg_restore --use-list` takes: what is not in it is not restored, and its order is that of the restore.
 #[must_use]
-pub fn list_file(selection: &Selection<'_>) -> String {
-    selection.entries.iter().map(|entry| list_line(entry)).collect()
+pub fn list_file<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
+    entries.into_iter().map(list_line).collect()
 }
 
 /// A line as `PrintTOCSummary` writes it; `SortTocFromFile` reads the number and nothing else (`pg_backup_archiver.c`).

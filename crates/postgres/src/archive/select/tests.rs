@@ -12,7 +12,7 @@ fn shops() -> [Toc; 3] {
     .map(|bytes| Toc::decode(ArchiveFormat::Directory, bytes).expect("valid"))
 }
 
-fn patterns(all: &[&str]) -> Vec<TablePattern> {
+fn patterns(all: &[&str]) -> Vec<Pattern> {
     all.iter().map(|pattern| pattern.parse().expect("a pattern")).collect()
 }
 
@@ -162,7 +162,7 @@ fn tables_with_data_have_their_definition() {
 #[test]
 fn a_list_has_a_line_per_entry_in_the_order_of_the_archive() {
     let [_, _, toc] = shops();
-    let list = list_file(&closure_of_tables(&toc, &patterns(&["\"odd; Type: TABLE\nname\""])));
+    let list = list_file(closure_of_tables(&toc, &patterns(&["\"odd; Type: TABLE\nname\""])).entries);
     let expected = "223; 1259 16468 TABLE public odd; Type: TABLE name postgres\n\
                     3415; 0 16468 TABLE DATA public odd; Type: TABLE name postgres\n";
     assert_eq!(list, expected);
@@ -240,24 +240,4 @@ fn needs_are_followed_through() {
     let selection = closure_of_tables(&toc, &patterns(&["t"]));
     assert_eq!(labels(&selection.needs), ["DOMAIN mail", "EXTENSION citext", "SCHEMA app"]);
     assert_eq!(labels(&extensions(&toc)), ["EXTENSION citext"]);
-}
-
-#[test]
-fn patterns_are_those_of_psql() {
-    let check = |pattern: &str, namespace: &str, name: &str, expect: bool| {
-        let table = Entry { namespace: Some(namespace.into()), ..entry(1, "TABLE", name, "", &[]) };
-        assert_eq!(pattern.parse::<TablePattern>().expect(pattern).matches(&table), expect, "{pattern}");
-    };
-    check("T", "x", "t", true);
-    check("\"T\"", "x", "t", false);
-    check("x.t*", "x", "table", true);
-    check("y.t*", "x", "table", false);
-    check("*a*b?", "x", "xaxbaabc", true);
-    check("*a*b?", "x", "xaxbaab", false);
-    check("\"a.\"\"*\"", "x", "a.\"*", true);
-    for bad in ["", "a.", ".a", "a.b.c", "\"a", "\"\""] {
-        assert!(bad.parse::<TablePattern>().is_err(), "{bad}");
-    }
-    let exact = TablePattern::exactly(&"x".into(), &"T*".into());
-    assert!(exact.matches(&Entry { namespace: Some("x".into()), ..entry(1, "TABLE", "T*", "", &[]) }));
 }
