@@ -93,17 +93,6 @@ impl Failure {
         }
     }
 
-    /// The error and its causes in one line, where there is only one.
-    pub(crate) fn in_one_line(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    }
-
     /// The error and its causes, then the hint.
     pub(crate) fn print(&self) {
         anstream::eprintln!("error: {self}");

@@ -307,6 +307,23 @@ fn what_a_load_would_be_refused_for_is_the_result_of_its_dry_run() {
 }
 
 #[test]
+fn an_option_that_would_do_nothing_is_refused() {
+    let book = Runbook::open();
+    for (words, code, says) in [
+        ("dump prod -d chatbot_dev --format plain --jobs 2", 3, "SQL is written by one process"),
+        ("dump prod -d chatbot_dev --out a.dump --jobs 2", 3, "a file is written by one process"),
+        ("dump prod -d chatbot_dev --table chat_message --jobs 2", 3, "a selection goes into the repository by one"),
+        ("dump prod -d chatbot_dev --compress 9", 3, "the repository compresses by itself"),
+        ("dump prod -d chatbot_dev --out a.dump --name nightly", 2, "cannot be used with"),
+        ("dump prod -d chatbot_dev --out a.dump --tag a=b", 2, "cannot be used with"),
+    ] {
+        book.asof(words).must(words, code, &[says]);
+    }
+    assert!(!book.desk.path("a.dump").exists());
+    assert_eq!(json(&book.done("backup list prod --json")).as_array().map(Vec::len), Some(0));
+}
+
+#[test]
 fn a_database_without_tables_is_kept_as_well_before_it_is_replaced() {
     let book = Runbook::open();
     book.done("dump prod -d chatbot_dev --name good");

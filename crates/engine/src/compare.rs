@@ -51,6 +51,8 @@ pub struct Side {
     pub label: String,
     /// How it is reached; its configuration names the database.
     pub server: Server,
+    /// A snapshot that somebody else exported and holds; the moment of the comparison where there is none.
+    pub snapshot: Option<String>,
 }
 
 /// What is compared, and how closely.

@@ -93,3 +93,14 @@ impl Error {
         move |source| Self::Files { action, path, source }
     }
 }
+
+/// An error and its causes, where there is only one line.
+pub fn in_one_line(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

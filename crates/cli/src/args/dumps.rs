@@ -23,10 +23,10 @@ pub(crate) struct Dump {
     #[arg(long, short = 'F', value_enum, default_value_t = DumpFormat::Custom)]
     pub(crate) format: DumpFormat,
     /// The backup's name [default: INSTANCE-DATABASE-dump-YYYYMMDD-HHMMSS].
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["out", "pg"])]
     pub(crate) name: Option<String>,
-    /// A tag; may be given more than once.
-    #[arg(long = "tag", value_name = "KEY=VALUE")]
+    /// A tag of the backup; may be given more than once.
+    #[arg(long = "tag", value_name = "KEY=VALUE", conflicts_with_all = ["out", "pg"])]
     pub(crate) tags: Vec<String>,
     /// Roles and tablespaces too.
     #[arg(long)]
@@ -55,7 +55,7 @@ pub(crate) struct Dump {
     /// How a file is compressed, as pg_dump takes it: 0 to 9, or a method as in `gzip:6`. The repository compresses by itself.
     #[arg(long, short = 'Z', value_name = "METHOD")]
     pub(crate) compress: Option<String>,
-    /// Processes that dump at once.
+    /// Processes that dump at once: into the repository a whole database, into a file only --format directory.
     #[arg(long, short, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) jobs: u8,
     /// Where PostgreSQL's programs are.
@@ -242,13 +242,13 @@ pub(crate) struct Drill {
     /// A logical backup (name or id), or the path of a dump.
     #[arg(long, value_name = "DUMP|PATH", required_unless_present = "practical", conflicts_with = "practical")]
     pub(crate) dump: Option<String>,
-    /// Dump a database of this server now, and drill that dump; nothing is kept.
+    /// Dump a database of this server now, drill that dump, and compare the contents of both; nothing is kept.
     #[arg(long, value_name = "INSTANCE|CONNINFO", conflicts_with_all = ["instance", "password_file"])]
     pub(crate) practical: Option<String>,
     /// The database of --practical [default: that of the connection string].
     #[arg(long, short, value_name = "NAME", requires = "practical")]
     pub(crate) database: Option<String>,
-    /// The instance that has the backup, or whose checks count for a file; may be left out when there is only one.
+    /// The instance that has the backup, which may be left out when there is only one; of a file, the one whose checks count.
     #[arg(long)]
     pub(crate) instance: Option<String>,
     /// Run only this check of asof.toml; may be given more than once.

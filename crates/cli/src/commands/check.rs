@@ -6,6 +6,7 @@ mod place;
 mod server;
 mod space;
 
+use asof_engine::error::in_one_line;
 use asof_engine::runtime::find_binaries;
 use asof_engine::server::{self as engine, Contact, Identity, Server};
 use asof_postgres::client::Connection;
@@ -115,7 +116,7 @@ impl Checkup<'_> {
         self.add_result("repository store", store);
         let logical_only = self.config.logical || engine::is_logical_only(&self.lineage.facts);
         match self.context.contact(&self.link).await {
-            Err(error) => self.add_result("connection", Err(error.in_one_line())),
+            Err(error) => self.add_result("connection", Err(in_one_line(error))),
             Ok((mut connection, contact)) => {
                 self.add("connection", State::Ok, format!("PostgreSQL {}", contact.version));
                 if logical_only {
@@ -166,12 +167,12 @@ impl Checkup<'_> {
 
     /// Whether the files are readable and those of the server that was registered (hazard D1).
     async fn files(&self, contact: &Contact) -> Result<String, String> {
-        let reader = self.context.reader(self.config, &self.link, contact).await.map_err(|error| error.to_string())?;
+        let reader = self.context.reader(self.config, &self.link, contact).await.map_err(in_one_line)?;
         let control = engine::read_control(&self.context.world, reader.source.as_ref()).await;
-        let (_, control) = control.map_err(|error| error.to_string())?;
+        let (_, control) = control.map_err(in_one_line)?;
         engine::check_facts(&self.instance.name, &self.lineage.facts, &engine::facts(&control))
             .map(|()| "readable, of the registered server".to_owned())
-            .map_err(|error| error.to_string())
+            .map_err(in_one_line)
     }
 
     /// The same where only SQL can tell.
@@ -185,7 +186,7 @@ impl Checkup<'_> {
                 self.add("server", State::Ok, "the registered one, as far as it says; its files are not asked for")
             }
             Ok(Some(remark)) => self.add("server", State::Warning, remark),
-            Err(error) => self.add("server", State::Failed, error.to_string()),
+            Err(error) => self.add("server", State::Failed, in_one_line(error)),
         }
     }
 

@@ -116,7 +116,7 @@ async fn meant(context: &Context, args: &Compare, text: &str) -> Result<Meant> {
     }
     // Never the text itself, which may hold a password.
     let label = server.config.to_string();
-    Ok(Meant::Database(Box::new(Side { label, server })))
+    Ok(Meant::Database(Box::new(Side { label, server, snapshot: None })))
 }
 
 /// A dump, since it is no instance.
@@ -149,7 +149,7 @@ async fn open(context: &Context, args: &Compare, meant: Meant) -> Result<Open> {
     bar.finish();
     let unpacked = unpacked?;
     unpacked.remarks.iter().for_each(|remark| anstream::eprintln!("warning: {remark}"));
-    Ok(Open { side: Side { label, server: unpacked.server()? }, unpacked: Some(unpacked) })
+    Ok(Open { side: Side { label, server: unpacked.server()?, snapshot: None }, unpacked: Some(unpacked) })
 }
 
 fn outcome(report: &CompareReport, verdict: Verdict) -> Result<()> {

@@ -23,6 +23,7 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
     let database = plan.database().name.clone();
     let request = request(context, &args, instance.as_ref(), &database)?;
     let destination = destination(context, &args, instance, &database, request.format)?;
+    refuse_idle_jobs(&request, &destination)?;
     if args.dry_run {
         print_plan(&plan, &request, &destination);
         plan.close().await;
@@ -146,6 +147,22 @@ fn destination(
     };
     let path = std::path::absolute(&path).map_err(Failure::file("find", &path))?;
     Ok(Destination::File(path))
+}
+
+/// Several processes are asked for only by who expects them.
+fn refuse_idle_jobs(request: &DumpRequest, destination: &Destination) -> Result<()> {
+    let (what, hint) = match (request.format, destination) {
+        _ if request.jobs < 2 => return Ok(()),
+        (Format::Plain, _) => ("SQL is written by one process", "leave --jobs out, or choose another --format"),
+        (Format::Custom, Destination::File(_)) => {
+            ("a file is written by one process", "add --format directory, or leave --jobs out")
+        }
+        (Format::Custom | Format::Directory, Destination::Repository(_)) if !request.selection.is_everything() => {
+            ("a selection goes into the repository by one process", "leave --jobs out")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::refused(what, hint))
 }
 
 fn is_dump(directory: &Path) -> bool {

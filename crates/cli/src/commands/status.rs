@@ -2,6 +2,7 @@
 
 mod logical;
 
+use asof_engine::error::in_one_line;
 use asof_engine::server::is_logical_only;
 use asof_engine::shelf::Shelf;
 use asof_engine::wal::assemble::latest_observation;
@@ -114,7 +115,7 @@ async fn flushed(context: &Context, config: &InstanceConfig) -> Result<Lsn, Stri
         connection.close().await;
         Ok::<_, crate::failure::Failure>(lsn)
     };
-    ask.await.map_err(|error| error.in_one_line())
+    ask.await.map_err(in_one_line)
 }
 
 fn print(value: &Value) {

@@ -1,7 +1,7 @@
 //! Connections to one side that all see the same moment.
 //!
-//! The first connection begins a read-only transaction in isolation level REPEATABLE READ and exports its snapshot; the
-//! others take it (`SET TRANSACTION SNAPSHOT`). Both work on standbys (since 10). Every setting that a value's text depends
+//! The first connection begins a read-only transaction in isolation level REPEATABLE READ and exports its snapshot, unless one
+//! was given; the others take it (`SET TRANSACTION SNAPSHOT`). Both work on standbys (since 10). Every setting that a value's text depends
 //! on is fixed, and `row_security` is off, so that a policy is an error instead of a part of the rows.
 //!
 //! Nothing is locked for longer than it is read: each query runs below a savepoint to which is rolled back. A change of a
@@ -78,10 +78,15 @@ impl Reader {
         let mut first = connect(&side.server).await?;
         let contact = contact(&mut first).await?;
         first.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let asked = "SELECT pg_export_snapshot(), current_setting('server_encoding'), current_database()";
-        let row = first.query_one(asked).await?;
-        let snapshot = row.required(0)?.to_owned();
-        let (encoding, database) = (row.required(1)?.to_owned(), text(&row, 2).unwrap_or_default());
+        let snapshot = match &side.snapshot {
+            Some(snapshot) => {
+                take_snapshot(&mut first, snapshot).await?;
+                snapshot.clone()
+            }
+            None => first.query_one("SELECT pg_export_snapshot()").await?.required(0)?.to_owned(),
+        };
+        let row = first.query_one("SELECT current_setting('server_encoding'), current_database()").await?;
+        let (encoding, database) = (row.required(0)?.to_owned(), text(&row, 1).unwrap_or_default());
         // Behind a name with several hosts, the others must reach the same one.
         let mut server = side.server.clone();
         server.config.hosts.retain(|host| host.to_string() == first.server());
@@ -137,8 +142,13 @@ async fn connect(server: &Server) -> Result<Connection> {
 async fn join_snapshot(server: &Server, snapshot: &str) -> Result<Connection> {
     let mut connection = connect(server).await?;
     connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-    connection.execute(&format!("SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot))).await?;
+    take_snapshot(&mut connection, snapshot).await?;
     Ok(connection)
+}
+
+async fn take_snapshot(connection: &mut Connection, snapshot: &str) -> Result<()> {
+    connection.execute(&format!("SET TRANSACTION SNAPSHOT {}", escape_literal(snapshot))).await?;
+    Ok(())
 }
 
 impl Session {

@@ -4,7 +4,8 @@
 //! 2. programs of its server's major are found on this machine, and the extensions that it needs in them: nothing has started yet;
 //! 3. a throw-away server is made, with the roles that the dump names; they can do nothing by themselves;
 //! 4. the dump is loaded, measured;
-//! 5. rows, keys, indexes, sequences and extensions are looked at, then the checks that the operator wrote;
+//! 5. rows, keys, indexes, sequences and extensions are looked at, in the practical test also whether the contents are those of the
+//!    server at the moment of the dump, then the checks that the operator wrote;
 //! 6. whatever happened, the server and its files are removed.
 //!
 //! A dump is a program: its SQL runs as the superuser of the throw-away server, so with the rights of that server's user on this
@@ -13,6 +14,7 @@
 //! What is wrong with the dump is a step that failed, and the report says so. What is wrong with the machine is an error: it says
 //! nothing about the dump.
 
+mod digests;
 mod report;
 mod unpack;
 
@@ -21,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use asof_postgres::archive::toc::Toc;
 use asof_postgres::conninfo::Environment;
 use asof_postgres::version::Major;
 use asof_repository::lineage::{Backup, BackupKind, Entry};
@@ -29,7 +32,7 @@ use futures::future::{BoxFuture, Either, pending, select};
 use serde_json::Value;
 
 use super::clients::Clients;
-use super::dump::{Destination, DumpRequest, Plan, dump};
+use super::dump::{Destination, DumpRequest, Plan, dump_as_planned};
 use super::examine::Examined;
 use super::load::{LoadPlan, LoadRequest, load};
 use super::origin::Origin;
@@ -37,8 +40,8 @@ use super::proof::{self, Found};
 use super::record::{Format, Selection, TableRecord};
 use super::sql_check::{self, CheckResult, SqlCheck};
 use super::target::Policy;
-use super::verify::{in_one_line, is_damage, missing_is_damage, remarks, whole};
-use crate::error::{Error, Result};
+use super::verify::{is_damage, missing_is_damage, remarks, whole};
+use crate::error::{Error, Result, in_one_line};
 use crate::progress::{Event, Observer};
 use crate::runtime::{Binaries, Scratch, ScratchSpec, ServerUser, find_binaries};
 use crate::shelf::Shelf;
@@ -92,8 +95,7 @@ pub async fn drill(
     observer: Arc<dyn Observer>,
 ) -> Result<DrillReport> {
     let began = world.monotonic();
-    let mut drill =
-        Drill { world, clients, request, observer: observer.clone(), report: DrillReport::default(), scratch: None };
+    let mut drill = Drill::new(world, clients, request, observer.clone());
     let done = match select(Box::pin(drill.run(subject)), cancelled).await {
         Either::Left((done, _)) => done,
         Either::Right(((), _)) => Err(Error::Interrupted),
@@ -171,6 +173,8 @@ struct Drill<'a> {
     observer: Arc<dyn Observer>,
     report: DrillReport,
     scratch: Option<Scratch>,
+    /// Of the practical test: what was dumped, its snapshot held.
+    original: Option<Plan>,
 }
 
 /// What is known of a dump that is loaded.
@@ -182,10 +186,18 @@ struct Loaded {
     made: Option<Timestamp>,
 }
 
-impl Drill<'_> {
+impl<'a> Drill<'a> {
+    fn new(world: &'a World, clients: &'a Clients, request: &'a DrillRequest, observer: Arc<dyn Observer>) -> Self {
+        Self { world, clients, request, observer, report: DrillReport::default(), scratch: None, original: None }
+    }
+
     async fn run(&mut self, subject: Subject) -> Result<()> {
         let Loaded { tables, extensions, examined, made } = self.loaded(subject).await?;
         self.look(&tables, extensions, &examined).await?;
+        if let Some(original) = self.original.take() {
+            self.compare(&original, examined.toc.as_ref()).await?;
+            original.close().await;
+        }
         self.check(made).await
     }
 
@@ -216,7 +228,7 @@ impl Drill<'_> {
     }
 
     /// A dump of the planned database, in the directory of the drill.
-    async fn made(&mut self, plan: Plan) -> Result<Origin> {
+    async fn made(&mut self, mut plan: Plan) -> Result<Origin> {
         let needed: Vec<String> = plan.database().extensions.keys().cloned().collect();
         let binaries = self.programs(plan.identity.major, &needed).await?;
         self.make(binaries).await?;
@@ -235,12 +247,14 @@ impl Drill<'_> {
         let path = self.request.directory.join("dump");
         // Whoever cancels the drill drops it.
         let cancelled = Box::pin(std::future::pending());
-        let done = dump(plan, &request, &Destination::File(path.clone()), cancelled, self.observer.clone()).await;
+        let (to, observer) = (Destination::File(path.clone()), self.observer.clone());
+        let done = dump_as_planned(&mut plan, &request, &to, cancelled, observer).await;
         let done = done.map(|report| {
             self.report.remarks.extend(report.remarks);
             let rows = report.details.rows.unwrap_or(0);
             format!("{} bytes, {} tables, {rows} rows", report.details.bytes, report.details.tables)
         });
+        self.original = Some(plan);
         self.step("dump", began, done)?;
         let mut origin = Origin::file(self.world, &path, None).await?;
         origin.name = origin.details.as_ref().map_or_else(String::new, |details| details.database.name.clone());
@@ -379,6 +393,14 @@ impl Drill<'_> {
         self.seen("extensions", began, found)?;
         connection.close().await;
         Ok(())
+    }
+
+    async fn compare(&mut self, original: &Plan, toc: Option<&Toc>) -> Result<()> {
+        let began = self.world.monotonic();
+        let server = self.scratch.as_ref().expect("it was made before").server(DATABASE)?;
+        let (jobs, observer) = (self.request.jobs, self.observer.clone());
+        let found = digests::compared(self.world, original, toc, server, jobs, observer).await;
+        self.seen("digests", began, found)
     }
 
     async fn check(&mut self, made: Option<Timestamp>) -> Result<()> {

@@ -89,6 +89,7 @@ pub struct DumpReport {
 /// Everything that is known before anything is dumped.
 pub struct Plan {
     pub(super) world: World,
+    pub(super) server: Server,
     pub(super) client: Client,
     pub(super) link: Link,
     pub(super) snapshot: Snapshot,
@@ -106,8 +107,10 @@ impl Plan {
     /// # Errors
     /// `Refused` if no client of this machine can dump the server.
     pub async fn make(world: &World, clients: &Clients, server: &Server) -> Result<Self> {
-        let server = server.known_as("asof-dump");
+        let mut server = server.known_as("asof-dump");
         let mut connection = server.connect().await?;
+        // Behind a name with several hosts, the others must reach the same one.
+        server.config.hosts.retain(|host| host.to_string() == connection.server());
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_dump(contact.major)?.clone();
         let identity = Identity::ask(&mut connection, &contact).await?;
@@ -118,7 +121,7 @@ impl Plan {
         let known = snapshot.tables().await?;
         let (standby, role) = (contact.in_recovery, server.config.user.clone());
         let (world, remark) = (world.clone(), None);
-        Ok(Self { world, client, link, snapshot, database, identity, remark, standby, role, known })
+        Ok(Self { world, server, client, link, snapshot, database, identity, remark, standby, role, known })
     }
 
     /// The database.
@@ -205,18 +208,30 @@ pub async fn dump(
     cancelled: BoxFuture<'static, ()>,
     observer: Arc<dyn Observer>,
 ) -> Result<DumpReport> {
+    let result = dump_as_planned(&mut plan, request, destination, cancelled, observer).await;
+    plan.snapshot.close().await;
+    result
+}
+
+/// As [`dump`]; the snapshot is kept for what else is asked of that moment.
+pub(super) async fn dump_as_planned(
+    plan: &mut Plan,
+    request: &DumpRequest,
+    destination: &Destination,
+    cancelled: BoxFuture<'static, ()>,
+    observer: Arc<dyn Observer>,
+) -> Result<DumpReport> {
     let began = plan.world.monotonic();
     observer.event(Event::Phase("dumping"));
     observer.event(Event::Expect(plan.tables().1));
     let result = match destination {
         Destination::Repository(shelf) => {
-            to_repository(&mut plan, shelf, request, cancelled, began, observer.as_ref()).await
+            to_repository(plan, shelf, request, cancelled, began, observer.as_ref()).await
         }
-        Destination::File(path) => until(cancelled, to_files(&mut plan, path, request, began, observer.as_ref())).await,
+        Destination::File(path) => until(cancelled, to_files(plan, path, request, began, observer.as_ref())).await,
     };
-    plan.snapshot.close().await;
     result.map(|mut report| {
-        report.remarks.extend(plan.remark);
+        report.remarks.extend(plan.remark.clone());
         report
     })
 }

@@ -9,8 +9,8 @@ use asof_postgres::client::{Connection, escape_identifier};
 use asof_world::Timestamp;
 use serde::Serialize;
 
-use super::verify::{in_one_line, shortened};
-use crate::error::{Error, Result};
+use super::verify::shortened;
+use crate::error::{Error, Result, in_one_line};
 use crate::server::Server;
 
 /// How long one check may take.

@@ -13,7 +13,7 @@ use super::members::{GLOBALS, SQL, TOC, file_of, with_data};
 use super::origin::{Origin, Place};
 use super::outcome::Contents;
 use super::record::TableRecord;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_one_line};
 use crate::progress::{Event, Observer};
 use crate::shelf::Shelf;
 
@@ -125,17 +125,6 @@ pub(super) fn missing_is_damage(name: &str, error: Error) -> Error {
 /// Whether an error says that the dump itself is not what it was.
 pub(super) fn is_damage(error: &Error) -> bool {
     matches!(error, Error::Damaged { .. } | Error::Repository(asof_repository::Error::Corrupt { .. }))
-}
-
-/// An error with its causes.
-pub(super) fn in_one_line(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Files of a stored dump that are no part of the stream: each is read, so that each of its bytes is authenticated.

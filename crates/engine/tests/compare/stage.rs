@@ -60,7 +60,7 @@ impl Shared {
 pub(crate) fn side(label: &str, link: &Link, database: &str) -> Side {
     let mut link = link.clone();
     link.config.dbname = database.to_owned();
-    Side { label: label.to_owned(), server: link }
+    Side { label: label.to_owned(), server: link, snapshot: None }
 }
 
 pub(crate) fn everything() -> CompareRequest {

@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -187,17 +188,83 @@ async fn dumps_of_stock_programs_are_drilled_in_every_format() {
 async fn the_practical_test_dumps_loads_and_compares_in_one_go() {
     for major in majors() {
         let stage = chat(major).await;
-        let clients = clients(&stage.protected.world, stage.server()).await;
-        let plan = Plan::make(&stage.protected.world, &clients, &in_database(stage.server(), "chat")).await;
-        let request = asked(&stage, Vec::new());
-        let subject = Subject::Practical(Box::new(plan.expect("a plan")));
-        let report = drilled(&stage, subject, &request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
-        report.require().unwrap_or_else(|error| panic!("{}", chain(&error)));
-        assert_eq!((report.database.as_deref(), report.steps[0].what.as_str()), (Some("chat"), "dump"));
-        let rows = report.steps.iter().find(|step| step.what == "rows").expect("rows are compared");
-        assert!(rows.found.starts_with("1400 rows in 2 tables"), "{rows:?}");
-        nothing_is_left(&stage, &request.directory).await;
+        fill_universe(stage.server());
+        for database in ["chat", "universe"] {
+            let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), database)).await;
+            let request = asked(&stage, Vec::new());
+            let subject = Subject::Practical(Box::new(plan.expect("a plan")));
+            let report = drilled(&stage, subject, &request).await;
+            let report = report.unwrap_or_else(|error| panic!("{database} on {major}: {}", chain(&error)));
+            report.require().unwrap_or_else(|error| panic!("{database} on {major}: {}", chain(&error)));
+            assert_eq!((report.database.as_deref(), report.steps[0].what.as_str()), (Some(database), "dump"));
+            let found = |what| &report.steps.iter().find(|step| step.what == what).expect("it is looked at").found;
+            if database == "chat" {
+                assert!(found("rows").starts_with("1400 rows in 2 tables"), "{report:?}");
+                assert_eq!(found("digests"), "1400 rows of 2 tables have the digests of the original", "on {major}");
+            }
+            assert!(found("digests").ends_with("have the digests of the original"), "{report:?}");
+            nothing_is_left(&stage, &request.directory).await;
+        }
     }
+}
+
+/// Somebody who writes into the original while its dump is loaded.
+struct Writer(Mutex<Command>);
+
+impl Observer for Writer {
+    fn event(&self, event: Event) {
+        if event == Event::Phase("loading") {
+            assert!(self.0.lock().expect("no holder panics").status().expect("psql runs").success());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_while_the_practical_test_runs_is_no_difference() {
+    let stage = chat(majors()[0]).await;
+    let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), "chat")).await;
+    let (world, request) = (&stage.protected.world, asked(&stage, Vec::new()));
+    let subject = Subject::Practical(Box::new(plan.expect("a plan")));
+    let mut psql = stage.server().tool("psql");
+    psql.args([
+        "-X",
+        "-q",
+        "-d",
+        "chat",
+        "-c",
+        "insert into chunks (document_id) values (1); update documents set title = 'x'",
+    ]);
+    let (writer, never) = (Arc::new(Writer(Mutex::new(psql))), Box::pin(pending()));
+    let report = logical::drill(world, &stage.clients, subject, &request, never, writer).await;
+    let report = report.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    report.require().unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(stage.server().psql_in("chat", "select count(*) from chunks"), "901", "it was written meanwhile");
+    nothing_is_left(&stage, &request.directory).await;
+}
+
+/// Its rows are computed from what differs from server to server, which only a look at the contents can tell.
+const LIAR: &str = "
+create function place() returns text immutable language sql as $$ select pg_catalog.current_setting('data_directory') $$;
+create table liar (id int primary key, place text generated always as (place()) stored);
+insert into liar select generate_series(1, 10);
+create materialized view seen as select count(*) from liar;
+insert into liar select generate_series(11, 20);
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_practical_test_fails_where_what_was_loaded_is_not_what_the_server_has() {
+    let stage = chat(majors()[0]).await;
+    stage.server().psql_in("chat", LIAR);
+    let plan = Plan::make(&stage.protected.world, &stage.clients, &in_database(stage.server(), "chat")).await;
+    let request = asked(&stage, Vec::new());
+    let subject = Subject::Practical(Box::new(plan.expect("a plan")));
+    let report = drilled(&stage, subject, &request).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let failed: Vec<_> = report.steps.iter().filter(|step| !step.ok).collect();
+    assert!(failed.len() == 1 && failed[0].what == "digests", "{report:?}");
+    // The rows are as many as they were, and a materialised view is computed anew by every load.
+    assert_eq!(failed[0].found, "not what the original has: content of public.liar");
+    assert!(chain(&report.require().expect_err("it failed")).contains("public.liar"));
+    nothing_is_left(&stage, &request.directory).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

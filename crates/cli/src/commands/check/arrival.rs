@@ -1,5 +1,6 @@
 //! Whether WAL arrives: what is stored, held against where the server stands. Nothing is written to the server to find out.
 
+use asof_engine::error::in_one_line;
 use asof_engine::server::Contact;
 use asof_engine::wal::assemble::latest_observation;
 use asof_engine::wal::receiver::{slot_name, stored_end};
@@ -48,14 +49,14 @@ impl Checkup<'_> {
     pub(super) async fn wal_arrives(&mut self, connection: &mut Connection, contact: &Contact) {
         let served = match served(connection, contact, &slot_name(&self.instance.shelf)).await {
             Ok(served) => served,
-            Err(error) => return self.add("WAL", State::Unknown, Failure::from(error).in_one_line()),
+            Err(error) => return self.add("WAL", State::Unknown, in_one_line(Failure::from(error))),
         };
         match self.stored().await {
             Ok((stored, segment)) => {
                 let (state, text) = judged(&served, stored, segment, &self.instance.name);
                 self.add("WAL", state, text);
             }
-            Err(error) => self.add("WAL", State::Failed, error.to_string()),
+            Err(error) => self.add("WAL", State::Failed, in_one_line(error)),
         }
         if let Some((state, text)) = judged_archiving(served.archiving) {
             self.add("archiving", state, text);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use asof_engine::error::in_one_line;
 use asof_engine::logical::{Database, databases, undumpable};
 use asof_engine::server::{Contact, Server};
 use asof_postgres::client::Connection;
@@ -30,12 +31,14 @@ impl Checkup<'_> {
                 let text = format!("pg_dump {} in {}", client.version, client.dir.display());
                 self.add("clients", State::Ok, text);
             }
-            Err(error) if logical_only || !dumped.is_empty() => self.add("clients", State::Failed, error.to_string()),
-            Err(error) => self.add("clients", State::Warning, format!("{error}; `asof dump` needs them")),
+            Err(error) if logical_only || !dumped.is_empty() => self.add("clients", State::Failed, in_one_line(error)),
+            Err(error) => {
+                self.add("clients", State::Warning, format!("{}; `asof dump` needs them", in_one_line(error)))
+            }
         }
         let known = match databases(connection).await {
             Ok(known) => known,
-            Err(error) => return self.add("dump rights", State::Failed, error.to_string()),
+            Err(error) => return self.add("dump rights", State::Failed, in_one_line(error)),
         };
         let connected = logical_only.then(|| self.link.config.dbname.clone());
         let surely: BTreeSet<String> = dumped.into_iter().chain(connected).collect();
@@ -77,10 +80,10 @@ impl Checkup<'_> {
 async fn reasons(link: &Server, database: &str) -> Result<Vec<String>, String> {
     let mut inside = link.clone();
     inside.config.dbname = database.to_owned();
-    let mut connection = inside.connect().await.map_err(|error| error.to_string())?;
+    let mut connection = inside.connect().await.map_err(in_one_line)?;
     let found = undumpable(&mut connection).await;
     connection.close().await;
-    Ok(found.map_err(|error| error.to_string())?.reasons())
+    Ok(found.map_err(in_one_line)?.reasons())
 }
 
 /// The databases of which a dump exists.

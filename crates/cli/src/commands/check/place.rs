@@ -1,5 +1,6 @@
 //! Whether the repository's store keeps what it must.
 
+use asof_engine::error::in_one_line;
 use std::time::Duration;
 
 use asof_repository::store::probe::{Capabilities, probe};
@@ -17,9 +18,9 @@ pub(super) async fn repository_store(context: &Context) -> Result<Result<String,
     let single_writer = context.repository(&loaded).await?.root.single_writer;
     let found = match probe(store.as_ref(), &context.world).await {
         Ok(found) => found,
-        Err(error) => return Ok(Err(with_causes(&error))),
+        Err(error) => return Ok(Err(in_one_line(error))),
     };
-    let protects = found.require(&store.place(), single_writer).map_err(|error| error.to_string());
+    let protects = found.require(&store.place(), single_writer).map_err(in_one_line);
     Ok(protects.map(|()| described(&found)))
 }
 
@@ -33,9 +34,4 @@ fn described(found: &Capabilities) -> String {
     }
     words.extend(found.left_behind.clone());
     words.join("; ")
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }

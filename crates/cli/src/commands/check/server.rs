@@ -1,5 +1,6 @@
 //! What the server must be set to, and what its role may do, for backups of its files and its WAL.
 
+use asof_engine::error::in_one_line;
 use asof_engine::server::Server;
 use asof_engine::source::{missing_rights, superfluous_rights, superfluous_to_dump};
 use asof_postgres::client::Connection;
@@ -7,8 +8,8 @@ use asof_postgres::client::Connection;
 use crate::failure::{DENIED, Failure, Result};
 
 pub(super) async fn ask(connection: &mut Connection, sql: &str) -> Result<String, String> {
-    let row = connection.query_one(sql).await.map_err(|error| error.to_string())?;
-    row.required(0).map(str::to_owned).map_err(|error| error.to_string())
+    let row = connection.query_one(sql).await.map_err(in_one_line)?;
+    row.required(0).map(str::to_owned).map_err(in_one_line)
 }
 
 pub(super) async fn wal_level(connection: &mut Connection) -> Result<String, String> {
@@ -27,11 +28,11 @@ pub(super) async fn full_page_writes(connection: &mut Connection) -> Result<Stri
 
 /// What the role lacks is a failure where the files are read by SQL; what it has too much is said.
 pub(super) async fn rights(connection: &mut Connection, by_sql: bool) -> Result<String, String> {
-    let missing = missing_rights(connection).await.map_err(|error| error.to_string())?;
+    let missing = missing_rights(connection).await.map_err(in_one_line)?;
     if by_sql && !missing.is_empty() {
         return Err(format!("missing: {}; `asof instance grants` prints them all", missing.join("; ")));
     }
-    let superfluous = superfluous_rights(connection).await.map_err(|error| error.to_string())?;
+    let superfluous = superfluous_rights(connection).await.map_err(in_one_line)?;
     match superfluous.len() {
         0 => Ok("what is needed and no more".to_owned()),
         _ => Ok(format!("more than is needed: {}", superfluous.join(", "))),
@@ -40,7 +41,7 @@ pub(super) async fn rights(connection: &mut Connection, by_sql: bool) -> Result<
 
 /// What the role may do besides, where only dumps are made; what it lacks is found in each database.
 pub(super) async fn rights_to_dump(connection: &mut Connection) -> Result<String, String> {
-    let superfluous = superfluous_to_dump(connection).await.map_err(|error| error.to_string())?;
+    let superfluous = superfluous_to_dump(connection).await.map_err(in_one_line)?;
     match superfluous.len() {
         0 => Ok("no more than dumps need".to_owned()),
         _ => Ok(format!("more than dumps need: {}", superfluous.join(", "))),
@@ -80,7 +81,7 @@ pub(super) async fn synchronous(connection: &mut Connection, link: &Server) -> O
                WHERE split_part(setting, '=', 2) NOT IN ('on', 'remote_write')";
     let exceptions = match connection.query_one(sql).await.and_then(|row| Ok(row.text(0)?.map(str::to_owned))) {
         Ok(exceptions) => exceptions,
-        Err(error) => return Some(Err(error.to_string())),
+        Err(error) => return Some(Err(in_one_line(error))),
     };
     if let Some(exceptions) = exceptions {
         return Some(Err(format!(
@@ -115,7 +116,7 @@ pub(crate) async fn replication(link: &Server) -> Result<Replication, String> {
         Ok(connection) => connection,
         Err(error) => {
             let (failure, user) = (Failure::from(error), &link.config.user);
-            let refused = failure.in_one_line();
+            let refused = in_one_line(&failure);
             // A missing right is told apart from a missing line by what the server said.
             return match failure.code() {
                 DENIED => Ok(Replication::Refused(format!(
@@ -126,7 +127,7 @@ pub(crate) async fn replication(link: &Server) -> Result<Replication, String> {
             };
         }
     };
-    let identity = connection.identify_system().await.map_err(|error| error.to_string())?;
+    let identity = connection.identify_system().await.map_err(in_one_line)?;
     connection.close().await;
     Ok(Replication::Streams(format!("timeline {}, at {}", identity.timeline, identity.xlogpos)))
 }

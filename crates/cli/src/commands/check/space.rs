@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use asof_engine::error::in_one_line;
 use asof_engine::logical::{Database, databases};
 use asof_postgres::client::Connection;
 use asof_repository::lineage::{Lineage, Method};
@@ -28,7 +29,7 @@ impl Checkup<'_> {
             Ok(known) if logical_only => of_dumps(&known, self.lineage),
             Ok(known) => of_files(&known, self.lineage),
             Err(error) => {
-                self.add("repository space", State::Unknown, error.to_string());
+                self.add("repository space", State::Unknown, in_one_line(error));
                 return Ok(());
             }
         };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use asof_engine::error::in_one_line;
 use asof_engine::logical::Details;
 use asof_engine::server::{Identity, check_identity};
 use asof_repository::lineage::{Backup, Lineage};
@@ -16,7 +17,7 @@ use crate::show::{self, exact};
 
 pub(super) async fn describe(context: &Context, name: &str, config: &InstanceConfig, state: &Lineage) -> Value {
     let now = context.world.now();
-    let server = met(context, name, config, state).await.map_err(|error| error.in_one_line());
+    let server = met(context, name, config, state).await.map_err(in_one_line);
     let (version, remark) = server.as_ref().ok().cloned().unzip();
     json!({
         "instance": name,

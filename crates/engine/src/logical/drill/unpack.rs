@@ -7,9 +7,8 @@ use futures::future::{BoxFuture, Either, select};
 
 use super::super::clients::Clients;
 use super::super::origin::Origin;
-use super::super::verify::in_one_line;
-use super::{DATABASE, Drill, DrillReport, DrillRequest, Subject};
-use crate::error::{Error, Result};
+use super::{DATABASE, Drill, DrillRequest, Subject};
+use crate::error::{Error, Result, in_one_line};
 use crate::progress::{Event, Observer};
 use crate::runtime::Scratch;
 use crate::server::Server;
@@ -52,8 +51,7 @@ pub async fn unpack(
     cancelled: BoxFuture<'_, ()>,
     observer: Arc<dyn Observer>,
 ) -> Result<Unpacked> {
-    let mut drill =
-        Drill { world, clients, request, observer: observer.clone(), report: DrillReport::default(), scratch: None };
+    let mut drill = Drill::new(world, clients, request, observer.clone());
     let subject = Subject::Dump(Box::new(origin));
     let loaded = match select(Box::pin(drill.loaded(subject)), cancelled).await {
         Either::Left((loaded, _)) => loaded.map(|_| ()),
