@@ -9,6 +9,7 @@
 //! panic instead of returning errors: a harness that cannot do its work fails the test, it is never skipped.
 
 mod data;
+mod labels;
 mod likeness;
 mod moto;
 mod place;
@@ -20,6 +21,7 @@ mod volume;
 mod workdir;
 
 pub use data::{Digest, digests, fill_small};
+pub use labels::{LabelProvider, fill_labelled};
 pub use likeness::{assert_same_dump, assert_sound, dump};
 pub use moto::Moto;
 pub use programs::{majors, newest_clients};

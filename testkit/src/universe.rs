@@ -4,7 +4,7 @@ use crate::Server;
 
 /// Makes database `universe`, and the roles that it names.
 ///
-/// Not in it: security labels, for which no build that tests run on has a provider, and base types, which need a library.
+/// Not in it: security labels, for which a server needs a library; see [`fill_labelled`](crate::fill_labelled).
 pub fn fill_universe(server: &Server) {
     server.psql("create database universe; create role reader; create role \"Weird \"\"Role\"\"\"");
     server.psql_in("universe", BASE);
@@ -53,6 +53,14 @@ create domain email as s.citext collate "C" default 'a@b' not null check (value 
 create type span as range (subtype = float8, subtype_diff = float8mi);
 comment on type mood is 'moods';
 comment on column pair."b c" is 'second';
+
+create type s.own;
+create function s.own_in(cstring) returns s.own language internal immutable strict as 'textin';
+create function s.own_out(s.own) returns cstring language internal immutable strict as 'textout';
+create type s.own (input = s.own_in, output = s.own_out, like = text, category = 'S', delimiter = ';', default = 'it''s');
+create table owned (id int primary key, body s.own, bodies s.own[]);
+insert into owned values (1, 'a', '{a;"b c";NULL}'), (2, null, '{}');
+create type shell;
 
 create collation "c y" (provider = libc, locale = 'C');
 create conversion latin for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8;

@@ -121,7 +121,9 @@ async fn name_leftovers(context: &Context, user: Option<&str>) {
     for left in leftovers(&context.world, Path::new(&place), PREFIX, &user).await {
         let directory = left.directory.display();
         match left.pid {
-            None => anstream::eprintln!("warning: a drill or comparison that was killed left {directory}; rm -r {directory}"),
+            None => anstream::eprintln!(
+                "warning: a drill or comparison that was killed left {directory}; rm -r {directory}"
+            ),
             Some(pid) => anstream::eprintln!(
                 "warning: the server of a drill or comparison that was killed still runs; kill -QUIT {pid}, then rm -r {directory}"
             ),

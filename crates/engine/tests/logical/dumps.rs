@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use asof_engine::compare::{Class, CompareRequest, Mode, Patterns, Side, compare};
 use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Outside, Plan};
 use asof_engine::progress::{Event, Observer, Silent};
 use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::version::Major;
-use asof_testkit::{Options, Server, assert_same_dump, digests, fill_small, fill_universe, majors};
+use asof_testkit::{
+    LabelProvider, Options, Server, assert_same_dump, digests, fill_labelled, fill_small, fill_universe, majors,
+};
 
 use crate::stage::{Stage, databases, has_vector, in_database, into_new, never, request, text_by, text_of};
 use crate::support::{chain, link, standby};
@@ -28,6 +31,56 @@ async fn every_kind_of_object_comes_back_from_the_repository() {
         assert_same_dump(&text_of(stage.server(), "copy"), &expected, &format!("the copy on {major}"));
         assert_eq!(databases(stage.server()), ["copy", "universe"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn security_labels_come_back_and_are_compared() {
+    for major in majors() {
+        let provider = LabelProvider::build(major);
+        let stage = Stage::with(major, &Options::with_config(&[&provider.setting()])).await;
+        fill_labelled(stage.server());
+        stage.stored("labelled", "all").await;
+        stage.load_new(stage.origin("all").await, "copy").await;
+        let text = |database| text_by(stage.server(), database, &["--create"]);
+        let expected = text("labelled");
+        assert_eq!(expected.matches("SECURITY LABEL FOR test").count(), 15, "on {major}: {expected}");
+        assert_same_dump(
+            &text("copy").replace("DATABASE copy", "DATABASE labelled"),
+            &expected,
+            &format!("on {major}"),
+        );
+        assert_eq!(differences(&stage, "labelled", "copy").await, Vec::<String>::new(), "on {major}");
+        stage.server().psql_in(
+            "copy",
+            "security label for test on table s.\"weird \"\"name\"\"\" is 'another'; security label for test on schema s is null",
+        );
+        let found = differences(&stage, "labelled", "copy").await;
+        assert_eq!(found, ["schema s", "table s.\"weird \"\"name\"\"\""], "on {major}");
+    }
+}
+
+/// The objects that differ, each by its security label.
+async fn differences(stage: &Stage, a: &str, b: &str) -> Vec<String> {
+    let side = |database: &str| Side {
+        label: database.to_owned(),
+        server: in_database(stage.server(), database),
+        snapshot: None,
+    };
+    let request = CompareRequest {
+        tables: Patterns::default(),
+        mode: Mode::Exact,
+        jobs: 1,
+        roles: false,
+        owners: true,
+        content: true,
+        schema: true,
+        examples: 0,
+    };
+    let compared = compare(&stage.protected.world, &side(a), &side(b), &request, Arc::new(Silent)).await;
+    let report = compared.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(report.could_not_compare, Vec::new());
+    assert!(report.differences.iter().all(|it| it.class == Class::SecurityLabel), "{:?}", report.differences);
+    report.differences.into_iter().map(|it| it.object).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
