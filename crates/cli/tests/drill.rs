@@ -166,7 +166,7 @@ fn damage_of_a_dump_ends_with_4_and_is_recorded() {
     fs::write(&pack, bytes).expect("it is written");
     let name = pack.file_name().expect("a name").to_string_lossy().into_owned();
     let said = asof(&desk, &server, "verify --dump first");
-    said.must("verify", 4, &[&name]);
+    said.must("verify", 4, &[&name, "first is damaged", "hint: choose another backup, and dump again"]);
     assert_eq!(said.err.lines().filter(|line| line.starts_with("error: ")).count(), 1, "{said:?}");
     asof(&desk, &server, "drill --dump first").must("drill", 4, &[&name]);
     let shown = json(&done(&desk, &server, "backup show first --json"));
@@ -191,7 +191,14 @@ fn largest(directory: &Path) -> PathBuf {
 fn the_practical_test_is_one_command() {
     let (desk, server, _temporary) = with_dump();
     let printed = done(&desk, &server, "drill --practical prod --database chat");
-    for says in ["ok      dump", "ok      load", "3500 rows in 2 tables", "the load took", "passed"] {
+    for says in [
+        "ok      dump",
+        "ok      load",
+        "3500 rows in 2 tables",
+        "3500 rows of 2 tables have the digests of the original",
+        "the load took",
+        "passed",
+    ] {
         assert!(printed.contains(says), "{printed}");
     }
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
@@ -210,6 +217,13 @@ fn what_cannot_be_drilled_here_is_refused_and_nothing_is_recorded() {
     let words = format!("drill --dump first --bindir {}", desk.path("empty").display());
     asof(&desk, &server, &words).must("drill", 3, &["neither that nor a newer one"]);
     assert!(json(&done(&desk, &server, "backup show first --json"))["drilled"].is_null());
+    let mut stock = server.tool("pg_dump");
+    stock.args(["-d", "chat", "-Fc", "--data-only", "-f"]).arg(desk.path("rows.dump"));
+    assert!(stock.status().expect("pg_dump runs").success());
+    let said = asof(&desk, &server, "drill --dump rows.dump");
+    said.must("drill", 3, &["rows.dump has rows only", "drill a dump that has both"]);
+    done(&desk, &server, "dump prod --database chat --data-only --name rows");
+    asof(&desk, &server, "drill --dump rows").must("drill", 3, &["rows has rows only"]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) struct Dump {
     /// The database [default: that of the connection string].
     #[arg(long, short, value_name = "NAME")]
     pub(crate) database: Option<String>,
-    /// Into this file or directory instead of the repository [default: DATABASE_YYYYMMDD_HHMMSS here].
+    /// Into this file or directory instead of the repository [default: DATABASE_YYYYMMDD_HHMMSS here, ending in .dump, .dir or .sql].
     #[arg(long, value_name = "PATH", num_args = 0..=1)]
     pub(crate) out: Option<Option<PathBuf>>,
     /// How it is laid out.

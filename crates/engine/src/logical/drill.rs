@@ -40,7 +40,7 @@ use super::proof::{self, Found};
 use super::record::{Format, Selection, TableRecord};
 use super::sql_check::{self, CheckResult, SqlCheck};
 use super::target::Policy;
-use super::verify::{is_damage, missing_is_damage, remarks, whole};
+use super::verify::{is_damage, remarks, whole};
 use crate::error::{Error, Result, in_one_line};
 use crate::progress::{Event, Observer};
 use crate::runtime::{Binaries, Scratch, ScratchSpec, ServerUser, find_binaries};
@@ -134,7 +134,7 @@ pub async fn drill_stored(
     cancelled: BoxFuture<'_, ()>,
     observer: Arc<dyn Observer>,
 ) -> Result<DrillReport> {
-    let opened = Origin::stored(shelf, backup).await.map_err(|error| missing_is_damage(&backup.name, error));
+    let opened = Origin::stored(shelf, backup).await;
     let report = match opened {
         Ok(origin) => {
             let subject = Subject::Dump(Box::new(origin));
@@ -264,7 +264,6 @@ impl<'a> Drill<'a> {
     async fn read(&mut self, origin: &Origin) -> Result<Examined> {
         let began = self.world.monotonic();
         let read = whole(origin, self.observer.as_ref()).await;
-        let read = read.map_err(|error| missing_is_damage(&origin.name, error));
         let found = read.as_ref().map(|examined| {
             let against = if origin.details.is_some() { ", held against its record" } else { "" };
             format!("{} bytes decoded{against}", examined.bytes)
@@ -470,7 +469,8 @@ fn refuse_what_is_no_database(origin: &Origin, examined: &Examined) -> Result<()
         let what = format!("{} is of a whole instance (pg_dumpall), not of one database", origin.name);
         return Err(Error::refused(what, "drill the dumps of its databases"));
     }
-    if origin.details.as_ref().is_some_and(|details| details.selection.data_only) {
+    let has = |desc: &[u8]| examined.toc.iter().flat_map(|toc| &toc.entries).any(|entry| entry.desc.as_bytes() == desc);
+    if has(b"TABLE DATA") && !has(b"TABLE") || origin.details.as_ref().is_some_and(|it| it.selection.data_only) {
         let what = format!("{} has rows only, and no definitions to load them into", origin.name);
         return Err(Error::refused(what, "drill a dump that has both"));
     }

@@ -15,7 +15,7 @@ use crate::shelf::Shelf;
 pub(crate) struct StoredDump {
     shelf: Shelf,
     map: Arc<StoredMap>,
-    name: String,
+    name: Arc<str>,
 }
 
 impl StoredDump {
@@ -23,27 +23,36 @@ impl StoredDump {
     pub(crate) async fn open(shelf: &Shelf, backup: &Backup) -> Result<Self> {
         let Shelf { store, keyring, signers, lineage, .. } = shelf;
         keyring.require_data_secret(&format!("reading backup {}", backup.name))?;
-        let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await?;
-        Ok(Self { shelf: shelf.clone(), map: Arc::new(map), name: backup.name.clone() })
+        let name = Arc::from(backup.name.as_str());
+        let map = open_map(store.clone(), keyring, signers, *lineage, backup.id, &backup.map).await;
+        let map = map.map_err(|error| of_the_dump(&name, error.into()))?;
+        Ok(Self { shelf: shelf.clone(), map: Arc::new(map), name })
     }
 
     /// Starts reading a file; `None` when the dump has none of this name.
     pub(crate) async fn find(&self, path: &str) -> Result<Option<StoredFile>> {
-        let Some(part) = self.map.find(path.as_bytes()).await? else { return Ok(None) };
+        let part = self.map.find(path.as_bytes()).await.map_err(|error| of_the_dump(&self.name, error.into()))?;
+        let Some(part) = part else { return Ok(None) };
         let file = part.file(path.as_bytes()).expect("the part was found by it").clone();
-        Ok(Some(StoredFile { reader: PageWriter::new(self.shelf.clone()), part: Arc::new(part), file, offset: 0 }))
+        let (reader, name) = (PageWriter::new(self.shelf.clone()), self.name.clone());
+        Ok(Some(StoredFile { reader, part: Arc::new(part), file, offset: 0, name }))
     }
 
     /// Starts reading a file that must be there.
     pub(crate) async fn file(&self, path: &str) -> Result<StoredFile> {
         let found = self.find(path).await?;
-        found.ok_or_else(|| Error::damaged(format!("{} has no {path}", self.name), "choose another dump"))
+        found.ok_or_else(|| {
+            Error::damaged(
+                format!("{} is damaged: it has no {path}", self.name),
+                "choose another backup, and dump again",
+            )
+        })
     }
 
     /// Every file with its length.
     pub(crate) async fn list(&self) -> Result<Vec<(String, u64)>> {
         let (mut parts, mut files) = (self.map.parts(0), Vec::new());
-        while let Some(part) = parts.next().await? {
+        while let Some(part) = parts.next().await.map_err(|error| of_the_dump(&self.name, error.into()))? {
             files.extend(part.files.iter().map(|file| (String::from_utf8_lossy(&file.path).into_owned(), file.len)));
         }
         Ok(files)
@@ -56,6 +65,7 @@ pub(crate) struct StoredFile {
     part: Arc<PageMap>,
     file: MapFile,
     offset: u64,
+    name: Arc<str>,
 }
 
 impl StoredFile {
@@ -64,13 +74,25 @@ impl StoredFile {
         if self.offset == self.file.len {
             return Ok(None);
         }
-        let piece = self.reader.read_at(&self.part, &self.file, self.offset).await?;
+        let piece = self.reader.read_at(&self.part, &self.file, self.offset).await;
+        let piece = piece.map_err(|error| of_the_dump(&self.name, error))?;
         self.offset += piece.len() as u64;
         Ok(Some(piece))
     }
 
     /// All of a file that is not longer than `limit`.
     pub(crate) async fn whole(mut self, limit: u64) -> Result<Vec<u8>> {
-        self.reader.read(&self.part, &self.file, limit).await
+        self.reader.read(&self.part, &self.file, limit).await.map_err(|error| of_the_dump(&self.name, error))
+    }
+}
+
+/// An object that is damaged or not there is damage of the dump that needs it.
+fn of_the_dump(name: &str, error: Error) -> Error {
+    use asof_repository::Error::{Corrupt, NotFound};
+    match error {
+        Error::Repository(error @ (Corrupt { .. } | NotFound { .. })) => {
+            Error::damaged(format!("{name} is damaged: {error}"), "choose another backup, and dump again")
+        }
+        other => other,
     }
 }

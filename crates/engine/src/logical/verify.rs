@@ -58,7 +58,7 @@ impl VerifyReport {
 /// Reads and decodes a whole dump.
 ///
 /// # Errors
-/// `Damaged`, with what is wrong and where; of a stored dump also the repository's own errors, which name the object.
+/// `Damaged`, with what is wrong and where.
 pub async fn verify(origin: &Origin, observer: &dyn Observer) -> Result<VerifyReport> {
     let began = origin.world.monotonic();
     let examined = whole(origin, observer).await?;
@@ -98,8 +98,7 @@ fn report(origin: &Origin, examined: &Examined, elapsed: Duration) -> VerifyRepo
 /// As [`verify`], and `Refused` for a physical backup.
 pub async fn verify_stored(shelf: &Shelf, backup: &Backup, observer: &dyn Observer) -> Result<VerifyReport> {
     let began = shelf.world.monotonic();
-    let verified = async { verify(&Origin::stored(shelf, backup).await?, observer).await };
-    let verified = verified.await.map_err(|error| missing_is_damage(&backup.name, error));
+    let verified = async { verify(&Origin::stored(shelf, backup).await?, observer).await }.await;
     let what = match &verified {
         Ok(report) => report.line(),
         Err(error) if is_damage(error) => shortened(&in_one_line(error), WHAT_LEN),
@@ -112,19 +111,9 @@ pub async fn verify_stored(shelf: &Shelf, backup: &Backup, observer: &dyn Observ
     verified
 }
 
-/// An object that a backup needs and that is not there is damage of the backup, not a name that was misspelt.
-pub(super) fn missing_is_damage(name: &str, error: Error) -> Error {
-    match error {
-        Error::Repository(error @ asof_repository::Error::NotFound { .. }) => {
-            Error::damaged(format!("a part of {name} is missing: {error}"), "load another backup, and dump again")
-        }
-        other => other,
-    }
-}
-
 /// Whether an error says that the dump itself is not what it was.
 pub(super) fn is_damage(error: &Error) -> bool {
-    matches!(error, Error::Damaged { .. } | Error::Repository(asof_repository::Error::Corrupt { .. }))
+    matches!(error, Error::Damaged { .. })
 }
 
 /// Files of a stored dump that are no part of the stream: each is read, so that each of its bytes is authenticated.

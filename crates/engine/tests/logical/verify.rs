@@ -107,7 +107,7 @@ async fn a_damaged_object_of_a_stored_dump_is_found_named_and_recorded() {
     remove(&pack);
     let error = logical::verify_stored(&stage.protected.owner, &backup, &Silent).await.expect_err("it is missing");
     assert!(matches!(error, asof_engine::Error::Damaged { .. }), "{}", chain(&error));
-    assert!(recorded(&stage, &backup).await.what.contains("missing"));
+    assert!(recorded(&stage, &backup).await.what.contains("is not in the repository"));
 }
 
 #[expect(clippy::disallowed_methods, reason = "the test loses an object")]
