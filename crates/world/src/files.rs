@@ -84,6 +84,9 @@ pub trait WriteFile: Send {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `len`.
     fn set_len(&mut self, len: u64) -> io::Result<()>;
+    /// Begins to bring what was written there to the disk, so that [`sync`](Self::sync) finds little left; and lets go of memory that
+    /// others need more. No more than a hint.
+    fn write_out(&mut self, _offset: u64, _len: u64) {}
     /// Makes content and length durable. After an error the content is undefined: write it anew.
     fn sync(&mut self) -> io::Result<()>;
 }

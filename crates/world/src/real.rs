@@ -4,6 +4,7 @@ mod processes;
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -161,6 +162,11 @@ impl WriteFile for Writer {
 
     fn set_len(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
+    }
+
+    fn write_out(&mut self, offset: u64, len: u64) {
+        // Dirty pages are written, asynchronously, before they are let go (`generic_fadvise` in mm/fadvise.c).
+        let _ = rustix::fs::fadvise(&self.file, offset, NonZeroU64::new(len), rustix::fs::Advice::DontNeed);
     }
 
     fn sync(&mut self) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use asof_postgres::version::Major;
 use asof_world::{Exit, Files, Processes, World};
+use futures::future::join_all;
 
 use crate::error::{Error, Result};
 use crate::runtime::{call, major_of};
@@ -46,9 +47,23 @@ impl Clients {
     /// Looks for `pg_dump`: in `bindir` if one is given, else where packages put it, then in the directories of
     /// `path_variable` (the content of `PATH`).
     pub async fn find(world: &World, bindir: Option<&Path>, path_variable: Option<&str>) -> Self {
-        let (files, processes) = (world.files.clone(), world.processes());
-        let (bindir, path) = (bindir.map(Path::to_owned), path_variable.unwrap_or_default().to_owned());
-        world.blocking(move || find(files.as_ref(), processes.as_ref(), bindir, &path)).await
+        let looked = bindir.map_or_else(|| places(path_variable.unwrap_or_default()), |given| vec![given.to_owned()]);
+        let asked = looked.iter().cloned().map(|place| {
+            let (files, processes) = (world.files.clone(), world.processes());
+            let skips = bindir.is_none();
+            world.blocking(move || match skips && is_wrapper(files.as_ref(), &place) {
+                true => None,
+                false => client(files.as_ref(), processes.as_ref(), place),
+            })
+        });
+        let mut found: Vec<Client> = Vec::new();
+        for client in join_all(asked).await.into_iter().flatten() {
+            if !found.iter().any(|known| known.major == client.major) {
+                found.push(client);
+            }
+        }
+        found.sort_by_key(|client| client.major);
+        Self { found, looked }
     }
 
     /// Every client that was found, by ascending major.
@@ -104,20 +119,6 @@ impl Clients {
     }
 }
 
-fn find(files: &dyn Files, processes: &dyn Processes, bindir: Option<PathBuf>, path: &str) -> Clients {
-    let places = bindir.map_or_else(|| places(path), |given| vec![given]);
-    let mut clients = Clients { found: Vec::new(), looked: places.clone() };
-    for place in places {
-        let Some(version) = version(files, processes, &place) else { continue };
-        let Some(major) = major_of(&version) else { continue };
-        if !clients.found.iter().any(|known| known.major == major) {
-            clients.found.push(Client { dir: place, major, version });
-        }
-    }
-    clients.found.sort_by_key(|client| client.major);
-    clients
-}
-
 fn places(path: &str) -> Vec<PathBuf> {
     let of_major = |major: Major| {
         let [(debian, bin), (red_hat, _)] = PACKAGES;
@@ -134,16 +135,21 @@ fn places(path: &str) -> Vec<PathBuf> {
     places
 }
 
-/// `pg_dump --version` says `pg_dump (PostgreSQL) 15.20 (Debian …)`. Debian's /usr/bin/pg_dump is a wrapper that runs the
-/// newest one; its directory serves as well.
-fn version(files: &dyn Files, processes: &dyn Processes, place: &Path) -> Option<String> {
-    let program = place.join("pg_dump");
+/// The programs of a directory, by what `pg_dump --version` says: `pg_dump (PostgreSQL) 15.20 (Debian …)`.
+fn client(files: &dyn Files, processes: &dyn Processes, dir: PathBuf) -> Option<Client> {
+    let program = dir.join("pg_dump");
     if !files.exists(&program).unwrap_or(false) {
         return None;
     }
     let output = processes.run(&call(program, "--version")).ok().filter(|output| output.exit == Exit::Code(0))?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.trim().split_once("(PostgreSQL) ").map(|(_, version)| version.to_owned())
+    let version = said.trim().split_once("(PostgreSQL) ")?.1.to_owned();
+    Some(Client { dir, major: major_of(&version)?, version })
+}
+
+/// Debian's programs in /usr/bin run those of the packages, which have a place of their own here, and take their time for it.
+fn is_wrapper(files: &dyn Files, dir: &Path) -> bool {
+    files.read_link(&dir.join("pg_dump")).is_ok_and(|target| target.ends_with("pg_wrapper"))
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use std::time::Duration;
 use asof_postgres::archive::plain::PlainScanner;
 use asof_repository::lineage::{Backup, BackupKind, Entry, Lineage, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
-use futures::future::{BoxFuture, Either, join, select};
+use futures::channel::mpsc;
+use futures::future::{BoxFuture, Either, select, try_join};
+use futures::{SinkExt, StreamExt};
 
 use super::clients::{Client, Clients};
 use super::members::{GLOBALS, SQL, TABLES, TOC};
@@ -396,23 +398,38 @@ pub(super) async fn ended<T>(running: Running, pumped: Result<T>) -> Result<(T, 
     }
 }
 
-/// Hands on what a program writes, piece by piece: while one is handled the next is read. Whoever handles a piece gives its memory
+/// How many pieces may wait to be handled: while one is compressed, or written to a disk that is busy, the program goes on.
+const AHEAD: usize = 8;
+
+/// Hands on what a program writes, piece by piece: while one is handled the next are read. Whoever handles a piece gives its memory
 /// back. Returns the bytes.
 pub(super) async fn pump(
     output: &mut Output,
     observer: &dyn Observer,
     mut handle: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>>,
 ) -> Result<u64> {
-    let (mut piece, mut spare, mut total) = (output.read(Vec::new()).await?, Vec::new(), 0);
-    while !piece.is_empty() {
-        let len = piece.len() as u64;
-        let (next, handled) = join(output.read(spare), handle(piece)).await;
-        spare = handled?;
-        total += len;
-        observer.event(Event::Advance(len));
-        piece = next?;
-    }
-    Ok(total)
+    let (mut pieces, mut waiting) = mpsc::channel::<Vec<u8>>(AHEAD);
+    let (spare, mut spares) = mpsc::unbounded::<Vec<u8>>();
+    let reading = async move {
+        loop {
+            let piece = output.read(spares.try_recv().unwrap_or_default()).await?;
+            // Whoever handles them fails before it goes away.
+            if piece.is_empty() || pieces.send(piece).await.is_err() {
+                return Ok::<(), Error>(());
+            }
+        }
+    };
+    let handling = async {
+        let mut total = 0;
+        while let Some(piece) = waiting.next().await {
+            let len = piece.len() as u64;
+            let _ = spare.unbounded_send(handle(piece).await?);
+            total += len;
+            observer.event(Event::Advance(len));
+        }
+        Ok::<u64, Error>(total)
+    };
+    Ok(try_join(reading, handling).await?.1)
 }
 
 /// What came, held against the database; then the globals, if they are wanted, and what is recorded of every table.

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::server::Server;
 
 /// How much is read from a program at once.
-pub(crate) const PIECE_LEN: usize = 4 << 20;
+pub(crate) const PIECE_LEN: usize = 512 << 10;
 /// More complaints than this are not kept; the last are.
 const COMPLAINTS_LEN: usize = 64 << 10;
 /// How many lines of them a message shows.
@@ -217,15 +217,28 @@ impl Output {
     pub(crate) async fn read(&mut self, mut piece: Vec<u8>) -> Result<Vec<u8>> {
         let mut pipe = self.pipe.take().expect("one piece is read at a time");
         let read = move || {
-            piece.clear();
-            piece.reserve_exact(PIECE_LEN);
-            let result = (&mut pipe).take(PIECE_LEN as u64).read_to_end(&mut piece);
-            (pipe, result.map(|_| piece))
+            piece.resize(PIECE_LEN, 0);
+            let result = fill(&mut *pipe, &mut piece);
+            (pipe, result.map(|len| piece.truncate(len)).map(|()| piece))
         };
         let (pipe, piece) = self.world.blocking(read).await;
         self.pipe = Some(pipe);
         piece.map_err(Error::files("read the output of", Path::new(self.name)))
     }
+}
+
+/// Reads until the buffer is full or the input ends.
+fn fill(pipe: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match pipe.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
 }
 
 /// What a program reads.

@@ -225,7 +225,12 @@ impl FileWriter {
     /// Appends bytes, and gives them back.
     pub(super) async fn write(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         let at = self.offset;
-        let bytes = self.with_file(move |file| file.write_at(at, &bytes).map(|()| bytes)).await?;
+        let write = move |file: &mut dyn WriteFile| {
+            file.write_at(at, &bytes)?;
+            file.write_out(at, bytes.len() as u64);
+            Ok(bytes)
+        };
+        let bytes = self.with_file(write).await?;
         self.offset += bytes.len() as u64;
         Ok(bytes)
     }

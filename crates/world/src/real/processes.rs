@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -36,8 +37,7 @@ impl Processes for KernelProcesses {
         let mut child = command.spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (stdin, stdout) = (stdin.expect("it is piped"), stdout.expect("it is piped"));
-        widen(&stdin);
-        widen(&stdout);
+        let (stdin, stdout) = (PipeWriter::new(stdin)?, PipeReader::new(stdout));
         let stderr = Box::new(stderr.expect("it is piped"));
         Ok(Piped { process: held(child)?, stdin: Box::new(stdin), stdout: Box::new(stdout), stderr })
     }
@@ -85,9 +85,71 @@ fn open_log(path: &Path, user: Option<Owner>) -> io::Result<fs::File> {
 /// Bytes that the kernel is asked to hold between us and a program: what an ordinary user may ask for (pipe(7)).
 const PIPE_LEN: usize = 1 << 20;
 
-/// Fewer and larger pieces; where the kernel has no room, small ones do.
-fn widen(pipe: &impl AsFd) {
-    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_LEN);
+/// Whether a pipe could be made that large. The kernel may not have the room (`pipe-user-pages-soft`).
+fn widened(pipe: &impl AsFd) -> bool {
+    rustix::pipe::fcntl_setpipe_size(pipe, PIPE_LEN).is_ok_and(|len| len >= PIPE_LEN)
+}
+
+/// How long a pipe is left alone when it had little for us. PostgreSQL's programs write and read 4 KiB at a time, and whoever waits in
+/// the kernel is woken for each; in this time they fill or empty a part of a wide pipe.
+const PAUSE: Duration = Duration::from_millis(1);
+/// Less than that is little.
+const MUCH: usize = PIPE_LEN / 4;
+
+/// What a program writes.
+struct PipeReader {
+    pipe: ChildStdout,
+    wide: bool,
+    /// Whether the last read gave little.
+    little: bool,
+}
+
+impl PipeReader {
+    fn new(pipe: ChildStdout) -> Self {
+        let wide = widened(&pipe);
+        Self { pipe, wide, little: false }
+    }
+}
+
+impl io::Read for PipeReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.little {
+            std::thread::sleep(PAUSE);
+        }
+        let read = self.pipe.read(buffer)?;
+        self.little = self.wide && read < buffer.len().min(MUCH);
+        Ok(read)
+    }
+}
+
+/// What a program reads.
+struct PipeWriter {
+    pipe: ChildStdin,
+}
+
+impl PipeWriter {
+    fn new(pipe: ChildStdin) -> io::Result<Self> {
+        if widened(&pipe) {
+            // Of our end only: each has a description of its own.
+            fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Self { pipe })
+    }
+}
+
+impl io::Write for PipeWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.pipe.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
+                done => return done,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pipe.flush()
+    }
 }
 
 fn held(child: Child) -> io::Result<Box<dyn Process>> {
