@@ -28,8 +28,8 @@ const INDEX_LEN: usize = 4 << 20;
 /// Bytes in the index that a frame and a page need at most, besides paths.
 const FRAME_ENTRY_LEN: usize = 50;
 const PAGE_ENTRY_LEN: usize = 21;
-/// What the last frame and the index may need beyond [`PACK_LEN`].
-const SLACK: usize = 2 << 20;
+/// What the last piece of a file and the index may need beyond [`PACK_LEN`].
+const SLACK: usize = 8 << 20;
 /// Nearly every index fits into this many last bytes.
 const INDEX_GUESS: u64 = 512 << 10;
 

@@ -122,6 +122,10 @@ impl Filling {
             }
             at += 1;
         }
+        // Else a pack could only be closed where a frame happens to end with its piece, and would grow as long as its file.
+        if self.pack.is_full() {
+            self.end_frame(&piece.path);
+        }
         places
     }
 

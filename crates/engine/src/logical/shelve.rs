@@ -13,7 +13,7 @@ use asof_repository::map::{
 };
 use asof_repository::names::PackId;
 use asof_repository::object::{self, Finished};
-use asof_repository::pack::PackWriter;
+use asof_repository::pack::{PAGES_PER_FRAME, PackWriter};
 use asof_world::{Id, Task};
 
 use crate::backup::copy::{PackLog, store_maps, text};
@@ -24,8 +24,9 @@ use crate::shelf::Shelf;
 /// Pages of a dump have nothing to do with those of an instance. The largest that maps know make frames of a megabyte, which
 /// compress best and are few.
 pub(crate) const PAGE_SIZE: usize = 64 << 10;
+const FRAME_LEN: usize = PAGES_PER_FRAME as usize * PAGE_SIZE;
 /// Pieces of a file are handled from this length on: four frames.
-const STEP_LEN: usize = 4 << 20;
+const STEP_LEN: usize = 4 * FRAME_LEN;
 /// zstd's level: what keeps up with `pg_dump`.
 const LEVEL: i32 = 1;
 
@@ -112,7 +113,7 @@ impl Shelving {
         if open.rest.len() < STEP_LEN {
             return Ok(());
         }
-        let ready = open.rest.len() / PAGE_SIZE * PAGE_SIZE;
+        let ready = open.rest.len() / FRAME_LEN * FRAME_LEN;
         let mut next = std::mem::take(&mut open.spare);
         next.clear();
         next.extend_from_slice(&open.rest[ready..]);

@@ -33,6 +33,34 @@ async fn every_kind_of_object_comes_back_from_the_repository() {
     }
 }
 
+/// 80 MiB in one table, of which compression takes half: it lies in frames that know nothing of each other.
+const NOISE: &str = "
+create table noise (body bytea);
+alter table noise alter body set storage external;
+insert into noise select decode(string_agg(md5(n || '/' || m), ''), 'hex')
+    from generate_series(1, 1000) n, generate_series(1, 128) m group by n;
+create table much (id int, body bytea);
+alter table much alter body set storage external;
+insert into much select n, body from noise, generate_series(1, 40) n;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_table_is_stored_in_packs_that_are_closed_when_they_are_full() {
+    let stage = Stage::new(majors()[0]).await;
+    stage.server().psql("create database large");
+    stage.server().psql_in("large", NOISE);
+    let made = stage.dump("large", &request("all"), &stage.repository()).await;
+    let made = made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let (packs, stored) =
+        (made.checks.expect("it is read back").packs, made.backup.expect("it is stored").sizes.stored);
+    assert!(stored > 80 << 20, "{stored} bytes are too few for this test");
+    // One that is filled lies in memory, as does the one before it.
+    assert!(stored / packs < 40 << 20, "{stored} bytes in {packs} packs");
+    stage.load_new(stage.origin("all").await, "copy").await;
+    let sums = "select count(*), sum(hashtext(body::text)::bigint) from much";
+    assert_eq!(stage.server().psql_in("copy", sums), stage.server().psql_in("large", sums));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn security_labels_come_back_and_are_compared() {
     for major in majors() {

@@ -146,3 +146,15 @@ async fn a_pack_with_little_in_it_is_stored_before_many_files_wait_for_it() {
     assert_eq!(map.files.len(), 360);
     assert!(map.files.iter().all(|file| file.pages() == 3));
 }
+
+/// The largest file of a relation is 1 GiB, and a pack lies in memory.
+#[tokio::test]
+async fn a_pack_is_closed_when_it_is_full_wherever_frames_begin_in_a_file() {
+    let scene = Scene::new().await;
+    let mut bytes = vec![0; 100 << 20];
+    // A page of zeros is stored nowhere, so that no frame ends with a piece of the file.
+    scene.repository.world.random.fill(&mut bytes[PAGE..]);
+    let files = Files(BTreeMap::from([(b"base/1/2".to_vec(), bytes)]));
+    let (copied, packs) = scene.copied(Id([2; 16]), &files, None, usize::MAX).await;
+    assert_eq!((packs, copied.packs), (4, 4));
+}
