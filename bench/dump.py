@@ -111,10 +111,10 @@ class Run:
         print("|---|---|---|---|---|---|---|")
         for pair, who in self.results.items():
             wall = {name: statistics.median(result[0] for result in results) for name, results in who.items()}
-            peak = max(result[1] for result in who["repository"])
+            peak = {name: max(result[1] for result in who[name]) for name in ("file", "repository")}
             ratio = {name: wall[name] / wall["stock"] for name in ("file", "repository")}
             print(f"| {pair} | {wall['stock']:.2f} | {wall['file']:.2f} | **{ratio['file']:.2f}** | {wall['repository']:.2f} | "
-                  f"**{ratio['repository']:.2f}** | {peak:.0f} |")
+                  f"**{ratio['repository']:.2f}** | {peak['file']:.0f}, {peak['repository']:.0f} |")
 
 
 def main():
