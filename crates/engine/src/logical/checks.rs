@@ -121,7 +121,7 @@ async fn target(subject: &Subject<'_>, connection: &mut Connection) -> Result<(F
     };
     let found = describe(&mut inside).await?;
     inside.close().await;
-    let holds = format!("{name} has {} relations and some {} rows", found.relations, found.rows);
+    let holds = format!("{name} has {} relations in {}", found.relations, in_units(found.bytes));
     let finding = match (policy, found.relations) {
         (Policy::IntoEmpty, 1..) => {
             let why = format!("{holds}; load into a --new-database, choose tables with --table, or --replace it");

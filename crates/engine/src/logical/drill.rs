@@ -203,13 +203,14 @@ impl<'a> Drill<'a> {
 
     /// Everything up to a server that holds the dump.
     async fn loaded(&mut self, subject: Subject) -> Result<Loaded> {
-        let origin = match subject {
+        let mut origin = match subject {
             Subject::Dump(origin) => *origin,
             Subject::Practical(plan) => self.made(*plan).await?,
         };
         self.report.dump.clone_from(&origin.name);
         self.report.database = origin.details.as_ref().map(|details| details.database.name.clone());
         let examined = self.read(&origin).await?;
+        origin.was_read = true;
         self.report.remarks.extend(remarks(&origin, &examined));
         refuse_what_is_no_database(&origin, &examined)?;
         if self.scratch.is_none() {

@@ -290,7 +290,7 @@ async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Obse
     let server = in_database(&plan.server, database);
     let mut connection = server.connect().await?;
     let link = Link::of(&server, &connection)?;
-    if plan.origin.details.is_some() && passes_us_by(plan, at_once) {
+    if plan.origin.details.is_some() && !plan.origin.was_read && passes_us_by(plan, at_once) {
         whole(&plan.origin, observer).await?;
     }
     observer.event(Event::Phase("loading"));

@@ -38,6 +38,8 @@ pub struct Origin {
     pub(super) made: Option<Timestamp>,
     /// What its parts are proven by; empty when nobody recorded it.
     pub(super) sha256: BTreeMap<String, String>,
+    /// Whether all of it was read and decoded by whoever loads it now.
+    pub(super) was_read: bool,
 }
 
 /// Where its bytes are.
@@ -75,7 +77,7 @@ impl Origin {
         let (world, name) = (shelf.world.clone(), backup.name.clone());
         let (place, details, sha256) = (Place::Stored(dump), Some(details), BTreeMap::new());
         let made = Some(Timestamp(backup.started));
-        Ok(Self { world, name, place, toc, details, tables, made, sha256 })
+        Ok(Self { world, name, place, toc, details, tables, made, sha256, was_read: false })
     }
 
     /// Opens a file or a directory; `secret` opens what `openssl enc` closed.
@@ -130,7 +132,8 @@ impl Origin {
 
     fn of_file(world: &World, name: String, place: Place) -> Self {
         let (tables, sha256) = (Vec::new(), BTreeMap::new());
-        Self { world: world.clone(), name, place, toc: None, details: None, tables, made: None, sha256 }
+        let (world, toc, details, made, was_read) = (world.clone(), None, None, None, false);
+        Self { world, name, place, toc, details, tables, made, sha256, was_read }
     }
 
     /// Takes in what was recorded beside a dump of ours. A file of this name that says something else is somebody's own.

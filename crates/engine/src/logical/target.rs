@@ -34,8 +34,6 @@ pub struct Existing {
     pub encoding: String,
     /// How many tables, views, sequences and the like are its own.
     pub relations: u64,
-    /// How many rows its statistics know of, at least.
-    pub rows: u64,
     /// Its bytes on the server's disk.
     pub bytes: u64,
 }
@@ -52,16 +50,13 @@ pub(super) async fn describe(connection: &mut Connection) -> Result<Existing> {
          (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence <> 't' \
           AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
-          AND d.deptype = 'e')), \
-         (SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class c JOIN pg_namespace n \
-          ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema') \
+          AND d.deptype = 'e')) \
          FROM pg_database WHERE datname = current_database()";
     let row = connection.query_one(sql).await?;
     Ok(Existing {
         encoding: row.required(0)?.to_owned(),
         bytes: row.parse_required(1)?,
         relations: row.parse_required(2)?,
-        rows: row.parse_required(3)?,
     })
 }
 
