@@ -52,7 +52,7 @@ fn equal_different_and_not_compared_have_exit_codes_of_their_own() {
     let said = desk.run(desk.command().args(["compare", &database("one"), "host=127.0.0.1 port=1 user=x dbname=y"]));
     said.must("compare", 5, &["not available"]);
     let said = compare(&desk, &server, &["--table", "a.b.c"]);
-    said.must("compare", 2, &["no pattern"]);
+    said.must("compare", 2, &["does not name relations"]);
     desk.refused("compare nothing other", 3, &["there is no configuration"]);
 }
 
