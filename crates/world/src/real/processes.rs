@@ -93,6 +93,8 @@ fn widened(pipe: &impl AsFd) -> bool {
 /// How long a pipe is left alone when it had little for us. PostgreSQL's programs write and read 4 KiB at a time, and whoever waits in
 /// the kernel is woken for each; in this time they fill or empty a part of a wide pipe.
 const PAUSE: Duration = Duration::from_millis(1);
+/// After so many pauses a program does not read, and is waited for.
+const MOST_PAUSES: u32 = 20;
 /// Less than that is little.
 const MUCH: usize = PIPE_LEN / 4;
 
@@ -139,10 +141,18 @@ impl PipeWriter {
 
 impl io::Write for PipeWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut pauses = 0;
         loop {
             match self.pipe.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
+            }
+            pauses += 1;
+            if pauses < MOST_PAUSES {
+                std::thread::sleep(PAUSE);
+            } else {
+                // It does something else, such as building an index.
+                retry_on_intr(|| poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], None))?;
             }
         }
     }
