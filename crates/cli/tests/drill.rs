@@ -201,6 +201,11 @@ fn the_practical_test_is_one_command() {
     ] {
         assert!(printed.contains(says), "{printed}");
     }
+    // Of a server that nobody registered as well.
+    let (host, port) = (server.socket_dir().display(), server.port());
+    let printed =
+        done(&desk, &server, &format!("drill --practical postgresql:///chat?host={host}&port={port}&user=postgres"));
+    assert!(printed.contains("drill of chat") && printed.contains("passed"), "{printed}");
     assert_eq!(left_in(&desk), Vec::<PathBuf>::new());
     // Nothing of it is in the repository.
     assert_eq!(json(&done(&desk, &server, "backup list --json")).as_array().map(Vec::len), Some(1));
