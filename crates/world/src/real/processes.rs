@@ -10,7 +10,6 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -92,11 +91,19 @@ fn widened(pipe: &impl AsFd) -> bool {
 
 /// How long a pipe is left alone when it had little for us. PostgreSQL's programs write and read 4 KiB at a time, and whoever waits in
 /// the kernel is woken for each; in this time they fill or empty a part of a wide pipe.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 /// After so many pauses a program does not read, and is waited for.
 const MOST_PAUSES: u32 = 20;
 /// Less than that is little.
 const MUCH: usize = PIPE_LEN / 4;
+
+/// Leaves a pipe alone for that time, or until its other end is closed.
+fn pause(pipe: &impl AsFd) -> io::Result<()> {
+    poll(&mut [PollFd::new(pipe, PollFlags::empty())], Some(&PAUSE)).map(drop).or_else(|error| match error {
+        rustix::io::Errno::INTR => Ok(()),
+        other => Err(other.into()),
+    })
+}
 
 /// What a program writes.
 struct PipeReader {
@@ -116,7 +123,7 @@ impl PipeReader {
 impl io::Read for PipeReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.little {
-            std::thread::sleep(PAUSE);
+            pause(&self.pipe)?;
         }
         let read = self.pipe.read(buffer)?;
         self.little = self.wide && read < buffer.len().min(MUCH);
@@ -149,7 +156,7 @@ impl io::Write for PipeWriter {
             }
             pauses += 1;
             if pauses < MOST_PAUSES {
-                std::thread::sleep(PAUSE);
+                pause(&self.pipe)?;
             } else {
                 // It does something else, such as building an index.
                 retry_on_intr(|| poll(&mut [PollFd::new(&self.pipe, PollFlags::OUT)], None))?;
