@@ -1,8 +1,8 @@
 //! Security labels, for which a server needs a library.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::{fs, io::Write};
 
 use crate::{Server, Workdir};
 
@@ -24,7 +24,6 @@ impl LabelProvider {
         let mut running = compiler.stdin(Stdio::piped()).spawn().expect("there is a C compiler");
         running.stdin.take().expect("it is piped").write_all(SOURCE.as_bytes()).expect("it reads");
         assert!(running.wait().expect("it ends").success(), "the label provider is compiled");
-        assert!(fs::metadata(provider.library()).is_ok());
         provider
     }
 

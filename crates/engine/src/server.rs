@@ -52,6 +52,14 @@ impl Server {
         server
     }
 
+    /// The same server, by the host of this connection only: of a name with several hosts, the others may reach another server.
+    #[must_use]
+    pub fn at_host_of(&self, connection: &Connection) -> Self {
+        let mut server = self.clone();
+        server.config.hosts.retain(|host| host.to_string() == connection.server());
+        server
+    }
+
     /// Opens a connection for SQL that no setting of role or database ends early.
     pub async fn connect(&self) -> Result<Connection> {
         let mut connection = Connection::connect(&self.config, Mode::Sql, &self.environment).await?;

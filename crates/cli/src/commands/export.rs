@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use asof_engine::logical::{self, ExportReport, Origin, Outside};
 use asof_engine::restore::find;
 use asof_repository::store::s3::S3Store;
-
 use serde_json::json;
 
 use crate::args::Export;

@@ -1,8 +1,8 @@
 //! Connections to one side that all see the same moment.
 //!
 //! The first connection begins a read-only transaction in isolation level REPEATABLE READ and exports its snapshot, unless one
-//! was given; the others take it (`SET TRANSACTION SNAPSHOT`). Both work on standbys (since 10). Every setting that a value's text depends
-//! on is fixed, and `row_security` is off, so that a policy is an error instead of a part of the rows.
+//! was given; the others take it (`SET TRANSACTION SNAPSHOT`). Both work on standbys (since 10). Every setting that a value's
+//! text depends on is fixed, and `row_security` is off, so that a policy is an error instead of a part of the rows.
 //!
 //! Nothing is locked for longer than it is read: each query runs below a savepoint to which is rolled back. A change of a
 //! table that a snapshot does not show (`TRUNCATE`, a rewrite) is noticed by its file, see [`super::digest`].
@@ -87,9 +87,7 @@ impl Reader {
         };
         let row = first.query_one("SELECT current_setting('server_encoding'), current_database()").await?;
         let (encoding, database) = (row.required(0)?.to_owned(), text(&row, 1).unwrap_or_default());
-        // Behind a name with several hosts, the others must reach the same one.
-        let mut server = side.server.clone();
-        server.config.hosts.retain(|host| host.to_string() == first.server());
+        let server = side.server.at_host_of(&first);
         let more = (1..jobs.max(1)).map(|_| join_snapshot(&server, &snapshot));
         let more = try_join_all(more).await?;
         Ok(Self {

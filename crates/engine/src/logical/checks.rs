@@ -9,9 +9,11 @@ use asof_postgres::client::{Connection, ErrorKind};
 use asof_postgres::version::Major;
 use asof_world::World;
 
+use super::chosen::Chosen;
 use super::clients::Client;
 use super::load::LoadRequest;
 use super::origin::Origin;
+use super::roles;
 use super::target::{Existing, Policy, describe, exists, in_database};
 use crate::error::{Error, Result};
 use crate::server::Server;
@@ -26,11 +28,11 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(what: &'static str, found: impl Into<String>) -> Self {
+    pub(super) fn ok(what: &'static str, found: impl Into<String>) -> Self {
         Self { what, result: Ok(found.into()) }
     }
 
-    fn failed(what: &'static str, why: impl Into<String>) -> Self {
+    pub(super) fn failed(what: &'static str, why: impl Into<String>) -> Self {
         Self { what, result: Err(why.into()) }
     }
 }
@@ -43,6 +45,16 @@ pub(super) struct Subject<'a> {
     pub(super) request: &'a LoadRequest,
     pub(super) major: Major,
     pub(super) client: &'a Client,
+    pub(super) chosen: Option<&'a Chosen>,
+}
+
+impl<'a> Subject<'a> {
+    /// What will be made; nobody knows it of a script.
+    fn entries(&self) -> Option<Vec<&'a Entry>> {
+        let entries = self.origin.toc.as_ref()?.entries.iter();
+        let is_made = |entry: &&Entry| self.chosen.is_none_or(|chosen| chosen.new.contains(&entry.dump_id));
+        Some(entries.filter(is_made).collect())
+    }
 }
 
 /// Refuses to go on when something was found that the load cannot survive.
@@ -74,11 +86,11 @@ pub(super) async fn all(
     findings.push(rights(subject, connection).await?);
     findings.extend(encoding(subject, existing.as_ref()));
     findings.push(space(subject, connection).await?);
-    if let Some(toc) = &subject.origin.toc {
-        findings.push(extensions(toc, connection).await?);
-        findings.push(roles(subject, toc, connection).await?);
+    if let Some(entries) = subject.entries() {
+        findings.push(extensions(&entries, connection).await?);
+        findings.push(roles::check(subject, &entries, connection).await?);
         if !subject.request.no_tablespaces {
-            findings.push(tablespaces(toc, connection).await?);
+            findings.push(tablespaces(&entries, connection).await?);
         }
     }
     Ok((findings, existing))
@@ -212,9 +224,8 @@ fn encoding_of(toc: &Toc) -> Option<String> {
     definition.split('\'').nth(1).map(str::to_owned)
 }
 
-async fn extensions(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
-    let wanted: BTreeSet<String> = toc
-        .entries
+async fn extensions(entries: &[&Entry], connection: &mut Connection) -> Result<Finding> {
+    let wanted: BTreeSet<String> = entries
         .iter()
         .filter(|entry| entry.desc.as_bytes() == b"EXTENSION")
         .map(|entry| entry.tag.to_lossy())
@@ -234,71 +245,10 @@ async fn extensions(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
     })
 }
 
-async fn roles(subject: &Subject<'_>, toc: &Toc, connection: &mut Connection) -> Result<Finding> {
-    let request = subject.request;
-    // Up to 14 `public` of a new database belongs to whom initdb made, and being given to them again asks for no right
-    // (`AlterSchemaOwner_internal`, schemacmds.c). pg_dump from 15 on writes that down.
-    let first = match subject.major.number() {
-        ..15 => names(connection, "SELECT rolname FROM pg_roles WHERE oid = 10").await?,
-        _ => BTreeSet::new(),
-    };
-    let is_public = |entry: &Entry| entry.desc.as_bytes() == b"SCHEMA" && entry.tag.as_bytes() == b"public";
-    // Only what can be dropped is given to its owner (`_printTocEntry`, pg_backup_archiver.c).
-    let has_drop = |entry: &&Entry| entry.drop.as_ref().is_some_and(|sql| !sql.as_bytes().is_empty());
-    let given = toc.entries.iter().filter(|_| !request.no_owner).filter(has_drop);
-    let owners = given.filter_map(|entry| Some((entry, entry.owner.as_ref()?.to_lossy())));
-    let owners = owners.filter(|(entry, owner)| !(owner.is_empty() || is_public(entry) && first.contains(owner)));
-    let owners: BTreeSet<String> = owners.map(|(_, owner)| owner).collect();
-    let granted = toc.entries.iter().filter(|entry| entry.desc.as_bytes().ends_with(b"ACL") && !request.no_privileges);
-    let granted = granted.filter_map(|entry| entry.definition.as_ref()).flat_map(|sql| grantees(&sql.to_lossy()));
-    let wanted: BTreeSet<String> = owners.iter().cloned().chain(granted).collect();
-    let known = names(connection, "SELECT rolname FROM pg_roles").await?;
-    let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
-    // Whoever is no superuser gives things only to roles that it is a member of (`check_can_set_role` and its forerunners, acl.c).
-    let own = names(connection, "SELECT rolname FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')").await?;
-    let foreign: Vec<&str> =
-        owners.intersection(&known).filter(|role| !own.contains(*role)).map(String::as_str).collect();
-    Ok(match missing.as_slice() {
-        [] if !foreign.is_empty() => Finding::failed(
-            "roles",
-            format!(
-                "nothing can be given to {}: be made a member of them, or load with --no-owner",
-                foreign.join(", ")
-            ),
-        ),
-        [] if wanted.is_empty() => Finding::ok("roles", "none are needed"),
-        [] => Finding::ok("roles", format!("{} are here", wanted.len())),
-        missing => Finding::failed(
-            "roles",
-            format!(
-                "{} are not here: make them, or leave them out with --no-owner --no-privileges",
-                missing.join(", ")
-            ),
-        ),
-    })
-}
-
-/// Whom the statements of an ACL name: `GRANT … TO name;` and `REVOKE … FROM name;`, as `buildACLCommands` of dumputils.c
-/// writes them.
-fn grantees(sql: &str) -> Vec<String> {
-    let statements = sql.lines().filter_map(|line| {
-        let end = line.strip_suffix(';')?.trim_end_matches(" WITH GRANT OPTION");
-        let (_, name) =
-            end.rsplit_once(if line.contains("GRANT ") && !line.starts_with("REVOKE") { " TO " } else { " FROM " })?;
-        Some(name.to_owned())
-    });
-    let quoted = |name: &String| name.starts_with('"') && name.ends_with('"') && name.len() > 1;
-    let unquoted = |name: String| match quoted(&name) {
-        true => name[1..name.len() - 1].replace("\"\"", "\""),
-        false => name,
-    };
-    statements.filter(|name| name != "PUBLIC").map(unquoted).collect()
-}
-
 /// A tablespace that is missing stops a load at the first thing that lies in it.
-async fn tablespaces(toc: &Toc, connection: &mut Connection) -> Result<Finding> {
+async fn tablespaces(entries: &[&Entry], connection: &mut Connection) -> Result<Finding> {
     let wanted: BTreeSet<String> =
-        toc.entries.iter().filter_map(|entry| entry.tablespace.as_ref()).map(|name| name.to_lossy()).collect();
+        entries.iter().filter_map(|entry| entry.tablespace.as_ref()).map(|name| name.to_lossy()).collect();
     let wanted: BTreeSet<String> = wanted.into_iter().filter(|name| !name.is_empty()).collect();
     let known = names(connection, "SELECT spcname FROM pg_tablespace").await?;
     let missing: Vec<&str> = wanted.difference(&known).map(String::as_str).collect();
@@ -311,7 +261,7 @@ async fn tablespaces(toc: &Toc, connection: &mut Connection) -> Result<Finding> 
     })
 }
 
-async fn names(connection: &mut Connection, sql: &str) -> Result<BTreeSet<String>> {
+pub(super) async fn names(connection: &mut Connection, sql: &str) -> Result<BTreeSet<String>> {
     match connection.query(sql).await {
         Ok(rows) => {
             let name = |row: &asof_postgres::client::Row| Ok(row.required(0)?.to_owned());
@@ -347,13 +297,5 @@ mod tests {
         assert!(is_enough(1, 300 << 20, 100 << 20, false), "nobody knows what chosen tables take");
         let said = judged_space(200 << 20, 300 << 20, 100 << 20, true, "it took much").result;
         assert_eq!(said, Ok("200 MiB free, it took much, which may be too little".to_owned()));
-    }
-
-    #[test]
-    fn roles_are_found_in_what_privileges_say() {
-        let sql = "GRANT SELECT ON TABLE public.a TO reader;\nGRANT ALL ON TABLE a TO \"o\"\"b c\" WITH GRANT OPTION;\n\
-                   REVOKE ALL ON TABLE a FROM PUBLIC;\nREVOKE ALL ON SCHEMA s FROM owner;\n\
-                   ALTER DEFAULT PRIVILEGES FOR ROLE x IN SCHEMA s GRANT SELECT ON TABLES TO y;\n";
-        assert_eq!(grantees(sql), ["reader", "o\"b c", "owner", "y"]);
     }
 }

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use asof_postgres::archive::Text;
 use asof_postgres::archive::select::closure_of_tables;
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, escape_identifier, escape_literal};
 use asof_postgres::pattern::{Pattern, PatternError};
 
 use super::checks::Finding;
+use super::named::Named;
 use crate::error::{Error, Result};
 
 /// What happens to a table that exists.
@@ -68,15 +68,16 @@ pub(super) async fn choose(
     let selection = closure_of_tables(toc, &patterns);
     if let Some(unmatched) = selection.unmatched.first() {
         let what = format!("no table of the dump matches {unmatched}");
-        return Err(Error::refused(what, format!("it has {}; quote names with capitals as in SQL", some_of(toc))));
+        let tables = toc.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE");
+        let has = tables.map(quoted).collect::<Named>().list().unwrap_or_else(|| "no tables".to_owned());
+        return Err(Error::refused(what, format!("it has {has}; quote names with capitals as in SQL")));
     }
     let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), keys: Vec::new(), findings: Vec::new() };
     let (mut absent, mut names) = (Vec::new(), Vec::new());
     for table in selection.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE") {
         match target(toc, table, inside.as_deref_mut()).await? {
             Some(target) => chosen.existing.extend(target),
-            None => absent
-                .push(Pattern::exactly(table.namespace.as_ref().map_or(&[][..], Text::as_bytes), table.tag.as_bytes())),
+            None => absent.push(Pattern::of_entry(table)),
         }
         names.push(quoted(table));
     }
@@ -84,18 +85,6 @@ pub(super) async fn choose(
     chosen.findings.push(Finding { what: "tables", result: Ok(names.join(", ")) });
     chosen.findings.push(chosen.judge(conflict));
     Ok(chosen)
-}
-
-/// The first tables of a dump, for whoever asked for another.
-fn some_of(toc: &Toc) -> String {
-    const SHOWN: usize = 10;
-    let tables = toc.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE");
-    let names: Vec<String> = tables.map(quoted).collect();
-    match names.len() {
-        0 => "no tables".to_owned(),
-        1..=SHOWN => names.join(", "),
-        all => format!("{} and {} others", names[..SHOWN].join(", "), all - SHOWN),
-    }
 }
 
 fn parsed(text: &str) -> Result<Pattern> {
@@ -145,6 +134,11 @@ impl Chosen {
     /// Whether the target had none of the tables.
     pub(super) fn is_all_new(&self) -> bool {
         self.existing.is_empty()
+    }
+
+    /// Whether an entry of the dump is made, or its rows go into a table that exists.
+    pub(super) fn loads(&self, entry: &Entry) -> bool {
+        self.new.contains(&entry.dump_id) || self.existing.iter().any(|target| target.data == entry.dump_id)
     }
 
     /// The entries of tables that are made anew, and of what they need and the target lacks.

@@ -173,8 +173,6 @@ struct Drill<'a> {
     observer: Arc<dyn Observer>,
     report: DrillReport,
     scratch: Option<Scratch>,
-    /// Of the practical test: what was dumped, its snapshot held.
-    original: Option<Plan>,
 }
 
 /// What is known of a dump that is loaded.
@@ -184,17 +182,19 @@ struct Loaded {
     extensions: BTreeMap<String, String>,
     examined: Examined,
     made: Option<Timestamp>,
+    /// Of the practical test: what was dumped, its snapshot held.
+    original: Option<Box<Plan>>,
 }
 
 impl<'a> Drill<'a> {
     fn new(world: &'a World, clients: &'a Clients, request: &'a DrillRequest, observer: Arc<dyn Observer>) -> Self {
-        Self { world, clients, request, observer, report: DrillReport::default(), scratch: None, original: None }
+        Self { world, clients, request, observer, report: DrillReport::default(), scratch: None }
     }
 
     async fn run(&mut self, subject: Subject) -> Result<()> {
-        let Loaded { tables, extensions, examined, made } = self.loaded(subject).await?;
+        let Loaded { tables, extensions, examined, made, original } = self.loaded(subject).await?;
         self.look(&tables, extensions, &examined).await?;
-        if let Some(original) = self.original.take() {
+        if let Some(original) = original {
             self.compare(&original, examined.toc.as_ref()).await?;
             original.close().await;
         }
@@ -203,9 +203,9 @@ impl<'a> Drill<'a> {
 
     /// Everything up to a server that holds the dump.
     async fn loaded(&mut self, subject: Subject) -> Result<Loaded> {
-        let mut origin = match subject {
-            Subject::Dump(origin) => *origin,
-            Subject::Practical(plan) => self.made(*plan).await?,
+        let (mut origin, original) = match subject {
+            Subject::Dump(origin) => (*origin, None),
+            Subject::Practical(mut plan) => (self.made(&mut plan).await?, Some(plan)),
         };
         self.report.dump.clone_from(&origin.name);
         self.report.database = origin.details.as_ref().map(|details| details.database.name.clone());
@@ -225,11 +225,11 @@ impl<'a> Drill<'a> {
         let extensions = origin.details.as_ref().map(|details| details.database.extensions.clone()).unwrap_or_default();
         let made = origin.made;
         self.load(origin).await?;
-        Ok(Loaded { tables, extensions, examined, made })
+        Ok(Loaded { tables, extensions, examined, made, original })
     }
 
     /// A dump of the planned database, in the directory of the drill.
-    async fn made(&mut self, mut plan: Plan) -> Result<Origin> {
+    async fn made(&mut self, plan: &mut Plan) -> Result<Origin> {
         let needed: Vec<String> = plan.database().extensions.keys().cloned().collect();
         let binaries = self.programs(plan.identity.major, &needed).await?;
         self.make(binaries).await?;
@@ -249,13 +249,12 @@ impl<'a> Drill<'a> {
         // Whoever cancels the drill drops it.
         let cancelled = Box::pin(std::future::pending());
         let (to, observer) = (Destination::File(path.clone()), self.observer.clone());
-        let done = dump_as_planned(&mut plan, &request, &to, cancelled, observer).await;
+        let done = dump_as_planned(plan, &request, &to, cancelled, observer).await;
         let done = done.map(|report| {
             self.report.remarks.extend(report.remarks);
             let rows = report.details.rows.unwrap_or(0);
             format!("{} bytes, {} tables, {rows} rows", report.details.bytes, report.details.tables)
         });
-        self.original = Some(plan);
         self.step("dump", began, done)?;
         let mut origin = Origin::file(self.world, &path, None).await?;
         origin.name = origin.details.as_ref().map_or_else(String::new, |details| details.database.name.clone());

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use asof_postgres::archive::plain::PlainScanner;
 use asof_repository::lineage::{Backup, BackupKind, Entry, Lineage, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
 use futures::channel::mpsc;
@@ -28,6 +27,7 @@ use super::parallel;
 use super::program::{Link, Output, Running};
 use super::record::{DatabaseRecord, Details, FileRecord, Format, Selection, TableRecord};
 use super::reread::decode;
+use super::script::Script;
 use super::shelve::{Shelved, Shelving};
 use super::snapshot::{Snapshot, Table};
 use super::to_file;
@@ -109,10 +109,9 @@ impl Plan {
     /// # Errors
     /// `Refused` if no client of this machine can dump the server.
     pub async fn make(world: &World, clients: &Clients, server: &Server) -> Result<Self> {
-        let mut server = server.known_as("asof-dump");
+        let server = server.known_as("asof-dump");
         let mut connection = server.connect().await?;
-        // Behind a name with several hosts, the others must reach the same one.
-        server.config.hosts.retain(|host| host.to_string() == connection.server());
+        let server = server.at_host_of(&connection);
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_dump(contact.major)?.clone();
         let identity = Identity::ask(&mut connection, &contact).await?;
@@ -373,17 +372,17 @@ async fn plain(
     let mut arguments = plan.arguments(&request.selection);
     arguments.push("--format=plain".into());
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
-    let mut scanner = PlainScanner::new();
+    let mut script = Script::new(&plan.world);
     shelving.begin(SQL);
     let pumped = pump(&mut running.output, observer, async |piece| {
-        scanner.push(&piece);
+        let piece = script.look(piece).await?;
         shelving.write(&piece).await?;
         Ok(piece)
     });
     let pumped = pumped.await;
     let (bytes, remarks) = ended(running, pumped).await?;
     shelving.end().await?;
-    Ok((shelving, Dumped { contents: Contents::of_script(scanner)?, bytes, remarks }))
+    Ok((shelving, Dumped { contents: script.finish()?, bytes, remarks }))
 }
 
 /// What was done with the output of a program, and what it remarked. A failure of ours ends the program; a failure of its own counts
@@ -468,15 +467,15 @@ async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<S
     // The database that let us in; by itself it tries postgres and template1, which a service may keep closed.
     arguments.push(format!("--database={}", plan.database.name).into());
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dumpall", arguments).await?;
-    let (mut sql, mut scanner) = (Vec::new(), PlainScanner::new());
+    let (mut sql, mut script) = (Vec::new(), Script::new(&plan.world));
     let pumped = pump(&mut running.output, &crate::progress::Silent, async |piece| {
-        scanner.push(&piece);
+        let piece = script.look(piece).await?;
         sql.extend_from_slice(&piece);
         Ok(piece)
     });
     let pumped = pumped.await;
     let (_, remarks) = ended(running, pumped).await?;
-    Contents::of_script(scanner)?;
+    script.finish()?;
     Ok((sql, remarks))
 }
 

@@ -1,5 +1,6 @@
 //! A stored dump as streams: its files are read from the repository piece by piece, every byte authenticated.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use asof_repository::lineage::Backup;
@@ -41,12 +42,7 @@ impl StoredDump {
     /// Starts reading a file that must be there.
     pub(crate) async fn file(&self, path: &str) -> Result<StoredFile> {
         let found = self.find(path).await?;
-        found.ok_or_else(|| {
-            Error::damaged(
-                format!("{} is damaged: it has no {path}", self.name),
-                "choose another backup, and dump again",
-            )
-        })
+        found.ok_or_else(|| damaged(&self.name, &format_args!("it has no {path}")))
     }
 
     /// Every file with its length.
@@ -90,9 +86,11 @@ impl StoredFile {
 fn of_the_dump(name: &str, error: Error) -> Error {
     use asof_repository::Error::{Corrupt, NotFound};
     match error {
-        Error::Repository(error @ (Corrupt { .. } | NotFound { .. })) => {
-            Error::damaged(format!("{name} is damaged: {error}"), "choose another backup, and dump again")
-        }
+        Error::Repository(error @ (Corrupt { .. } | NotFound { .. })) => damaged(name, &error),
         other => other,
     }
+}
+
+fn damaged(name: &str, why: &dyn Display) -> Error {
+    Error::damaged(format!("{name} is damaged: {why}"), "choose another backup, and dump again")
 }

@@ -30,7 +30,7 @@ use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
 use super::properties;
 use super::tables;
-use super::target::{Existing, Like, Policy, Scaffold, explained, in_database};
+use super::target::{Existing, Like, Policy, Scaffold, exists, explained, in_database};
 use super::verify::whole;
 use super::watched::unreadable;
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ impl LoadRequest {
 pub struct LoadReport {
     /// The database.
     pub database: String,
-    /// Tables that the dump has data of; unknown of a script.
+    /// Tables of which data was loaded; unknown of a script.
     pub tables: Option<u64>,
     /// Bytes that the program read.
     pub bytes: u64,
@@ -140,6 +140,8 @@ impl LoadPlan {
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_load(origin.maker().unwrap_or(contact.major.number()), contact.major)?.clone();
         let like = like(&origin, &request, contact.major);
+        let exists = exists(&mut connection, &request.database).await?;
+        let chosen = chosen(&origin, &server, &request, exists).await?;
         let subject = Subject {
             world,
             origin: &origin,
@@ -147,11 +149,11 @@ impl LoadPlan {
             request: &request,
             major: contact.major,
             client: &client,
+            chosen: chosen.as_ref(),
         };
         let (mut findings, existing) = checks::all(&subject, &mut connection).await?;
         let identity = Identity::ask(&mut connection, &contact).await?;
         connection.close().await;
-        let chosen = chosen(&origin, &server, &request, existing.is_some()).await?;
         findings.extend(chosen.iter().flat_map(|chosen| chosen.findings.clone()));
         let (world, major) = (world.clone(), contact.major);
         Ok(Self { world, origin, server, client, major, identity, request, like, findings, chosen, existing })
@@ -221,8 +223,10 @@ pub async fn load(plan: &LoadPlan, cancelled: BoxFuture<'static, ()>, observer: 
     if plan.request.disable_triggers && plan.chosen.as_ref().is_none_or(Chosen::is_all_new) {
         observer.event(Event::Warning("--disable-triggers changed nothing: no table was there before".to_owned()));
     }
-    let tables =
-        plan.origin.toc.as_ref().map(|toc| toc.entries.iter().filter(|entry| entry.is_table_data()).count() as u64);
+    let tables = plan.origin.toc.as_ref().map(|toc| {
+        let with_rows = toc.entries.iter().filter(|entry| entry.is_table_data());
+        with_rows.filter(|entry| plan.chosen.as_ref().is_none_or(|chosen| chosen.loads(entry))).count() as u64
+    });
     let elapsed = plan.world.monotonic() - began;
     Ok(LoadReport { database: plan.request.database.clone(), tables, bytes, remarks, elapsed })
 }

@@ -82,7 +82,7 @@ impl Mentions {
 }
 
 /// The names at the beginning of a text, separated by commas.
-fn identifiers(text: &str) -> Vec<String> {
+pub(super) fn identifiers(text: &str) -> Vec<String> {
     let (mut names, mut rest) = (Vec::new(), text);
     loop {
         let (name, behind) = identifier(rest);
@@ -108,6 +108,21 @@ fn identifier(text: &str) -> (Option<String>, &str) {
         rest = more;
     }
     (None, "")
+}
+
+/// What follows a name, or a name within a schema, at the beginning of a text.
+pub(super) fn without_name(text: &str) -> &str {
+    let mut rest = text;
+    loop {
+        rest = match rest.starts_with('"') {
+            true => identifier(rest).1,
+            false => &rest[rest.find([' ', ';', '.']).unwrap_or(rest.len())..],
+        };
+        match rest.strip_prefix('.') {
+            Some(more) => rest = more,
+            None => return rest,
+        }
+    }
 }
 
 /// Looks for mentions in a script that comes in pieces.

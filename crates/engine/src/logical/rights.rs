@@ -6,10 +6,8 @@
 
 use asof_postgres::client::{Connection, Row};
 
+use super::named::Named;
 use crate::error::Result;
-
-/// How many names are given of each kind.
-const SHOWN: usize = 5;
 
 /// Databases that managed services keep for themselves, which let nobody else in whatever their privileges say: RDS, Cloud SQL, Azure.
 const OF_SERVICES: &str = "'rdsadmin', 'cloudsqladmin', 'azure_maintenance', 'azure_sys'";
@@ -37,28 +35,6 @@ pub async fn databases(connection: &mut Connection) -> Result<Vec<Database>> {
     connection.query(&sql).await?.iter().map(database).collect()
 }
 
-/// Names of one kind of object, the first few, and how many there are.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Named {
-    count: usize,
-    first: Vec<String>,
-}
-
-impl Named {
-    fn add(&mut self, name: String) {
-        self.count += 1;
-        if self.first.len() < SHOWN {
-            self.first.push(name);
-        }
-    }
-
-    fn described(&self, what: &str) -> Option<String> {
-        let more = self.count.saturating_sub(self.first.len());
-        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        (self.count > 0).then(|| format!("{what} {}{more}", self.first.join(", ")))
-    }
-}
-
 /// What keeps the role of a connection from dumping the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Undumpable {
@@ -73,13 +49,13 @@ impl Undumpable {
     #[must_use]
     pub fn reasons(&self) -> Vec<String> {
         [
-            self.tables.described("no SELECT on table"),
-            self.sequences.described("no SELECT on sequence"),
-            self.large_objects.described("no SELECT on large object"),
-            self.row_security.described("row security, which the role does not bypass, on table"),
+            ("no SELECT on table", &self.tables),
+            ("no SELECT on sequence", &self.sequences),
+            ("no SELECT on large object", &self.large_objects),
+            ("row security, which the role does not bypass, on table", &self.row_security),
         ]
         .into_iter()
-        .flatten()
+        .filter_map(|(what, named)| Some(format!("{what} {}", named.list()?)))
         .collect()
     }
 }
@@ -110,10 +86,9 @@ pub async fn undumpable(connection: &mut Connection) -> Result<Undumpable> {
     let large_objects = "SELECT oid, count(*) OVER () FROM pg_largeobject_metadata WHERE NOT (current_setting('lo_compat_privileges')::boolean \
          OR pg_has_role(lomowner, 'USAGE') OR EXISTS (SELECT FROM aclexplode(lomacl) WHERE privilege_type = 'SELECT' \
          AND CASE grantee WHEN 0 THEN true ELSE pg_has_role(grantee, 'USAGE') END)) ORDER BY oid LIMIT 5";
-    for row in connection.query(large_objects).await? {
-        found.large_objects.first.push(text(&row, 0));
-        found.large_objects.count = row.parse_required(1)?;
-    }
+    let rows = connection.query(large_objects).await?;
+    let count = rows.first().map_or(Ok(0), |row| row.parse_required(1))?;
+    found.large_objects = Named::some(rows.iter().map(|row| text(row, 0)).collect(), count);
     Ok(found)
 }
 
@@ -127,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_many_names_the_first_few_are_given_and_the_others_counted() {
+    fn each_kind_of_what_cannot_be_dumped_is_a_clause() {
         let mut found = Undumpable::default();
         assert_eq!(found.reasons(), [""; 0]);
         (1..=7).for_each(|n| found.tables.add(format!("a.t{n}")));

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use asof_postgres::archive::plain::PlainScanner;
 use asof_postgres::archive::stream::{Depth, Summary};
 use asof_postgres::archive::toc::Place;
 use asof_world::{Files, World, WriteFile, WriteMode};
@@ -17,6 +16,7 @@ use aws_lc_rs::digest::{Context as Sha, SHA256};
 use super::dump::{DumpRequest, Dumped, Plan, ended, pump};
 use super::outcome::Contents;
 use super::record::Format;
+use super::script::Script;
 use super::watched::Watched;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
@@ -189,20 +189,17 @@ async fn plain(plan: &Plan, making: &mut Making, request: &DumpRequest, observer
     let mut file = FileWriter::create(&plan.world, &making.partial).await?;
     let arguments = arguments(plan, request, "plain");
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
-    let (mut scanner, mut sha) = (PlainScanner::new(), Sha::new(&SHA256));
-    let compressed = request.compress.as_deref().is_some_and(|compress| compress != "0");
+    let (mut script, mut sha) = (Script::new(&plan.world), Sha::new(&SHA256));
     let pumped = pump(&mut running.output, observer, async |piece| {
-        if !compressed {
-            scanner.push(&piece);
-        }
+        let piece = script.look(piece).await?;
         sha.update(&piece);
         file.write(piece).await
     });
     let pumped = pumped.await;
     let (bytes, remarks) = ended(running, pumped).await?;
     making.digests.insert("sql".to_owned(), hex::encode(sha.finish()));
+    let contents = script.finish()?;
     file.end(None).await?;
-    let contents = if compressed { Contents::default() } else { Contents::of_script(scanner)? };
     Ok(Dumped { contents, bytes, remarks })
 }
 

@@ -157,10 +157,6 @@ fn hold_against_record(origin: &Origin, examined: &Examined) -> Result<()> {
         Some(None) => "not counted".to_owned(),
         Some(Some(rows)) => format!("{rows} rows"),
     };
-    // A script that was compressed while it was written was not counted.
-    if recorded.is_empty() && origin.details.as_ref().is_some_and(|details| details.tables == 0) {
-        return Ok(());
-    }
     let names: BTreeSet<_> = recorded.keys().chain(found.keys()).collect();
     let differ = names.into_iter().filter(|name| recorded.get(*name) != found.get(*name));
     let differences: Vec<String> = differ

@@ -1,6 +1,7 @@
 //! Dumps of everything, there and back.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -116,13 +117,22 @@ async fn every_format_of_file_comes_back_and_is_what_stock_programs_read() {
     for major in majors() {
         let stage = Stage::new(major).await;
         fill_universe(stage.server());
-        for (format, name) in [(Format::Custom, "c"), (Format::Directory, "d"), (Format::Plain, "p")] {
+        let compressed = Some("6".to_owned());
+        for (format, name, jobs, compress) in [
+            (Format::Custom, "c", 1, None),
+            (Format::Directory, "d", 2, None),
+            (Format::Plain, "p", 1, None),
+            (Format::Plain, "compressed", 1, compressed),
+        ] {
             let path = stage.path(name);
-            let asked = DumpRequest { format, jobs: if format == Format::Directory { 2 } else { 1 }, ..request(name) };
+            let asked = DumpRequest { format, jobs, compress, ..request(name) };
             let made = stage.dump("universe", &asked, &Destination::File(path.clone())).await;
             let made = made.unwrap_or_else(|error| panic!("{name} on {major}: {}", chain(&error)));
             assert_eq!(made.files.first(), Some(&path));
-            stage.load_new(stage.file(&path).await.expect("the file is opened"), name).await;
+            let origin = stage.file(&path).await.expect("the file is opened");
+            let verified = logical::verify(&origin, &Silent).await;
+            verified.unwrap_or_else(|error| panic!("{name} on {major}: {}", chain(&error)));
+            stage.load_new(origin, name).await;
             // A script has the properties of its database only when it makes it.
             let how: &[&str] = if format == Format::Plain { &[] } else { &["--create"] };
             let (found, expected) = (text_by(stage.server(), name, how), text_by(stage.server(), "universe", how));
@@ -130,7 +140,7 @@ async fn every_format_of_file_comes_back_and_is_what_stock_programs_read() {
             let by_stock = format!("{name}_by_stock");
             stage.server().psql(&format!("create database {by_stock}"));
             match format {
-                Format::Plain => stock_psql(&stage, &by_stock, &path),
+                Format::Plain => stock_psql(&stage, &by_stock, &gunzipped(&path)),
                 _ => stock_restore(&stage, &by_stock, &[], &path),
             }
             let plain = |database: &str| text_by(stage.server(), database, &[]);
@@ -154,6 +164,19 @@ fn stock_restore(stage: &Stage, database: &str, more: &[&str], path: &Path) {
     let mut errors = said.lines().filter(|line| line.contains("error: "));
     assert!(errors.all(|line| may_be_too_new && line.contains(SINCE_17)), "pg_restore {client}: {said}");
     assert!(output.status.success() || may_be_too_new, "pg_restore {client}: {said}");
+}
+
+/// The same script without compression, if it has any.
+#[expect(clippy::disallowed_methods, reason = "the test writes a file")]
+fn gunzipped(path: &Path) -> PathBuf {
+    let (script, mut sql) = (std::fs::read(path).expect("the script"), Vec::new());
+    if !script.starts_with(&[0x1f, 0x8b]) {
+        return path.to_owned();
+    }
+    flate2::read::MultiGzDecoder::new(&*script).read_to_end(&mut sql).expect("it is whole");
+    let plain = path.with_extension("sql");
+    std::fs::write(&plain, sql).expect("a file");
+    plain
 }
 
 /// Stock `psql`, as [`stock_restore`].

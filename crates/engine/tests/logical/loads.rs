@@ -106,6 +106,18 @@ async fn hz_l1_whatever_pg_dump_makes_of_its_exit_status_a_dump_that_is_not_whol
         let said = dump_with(&stage, &clients, &plain, &to).await;
         assert!(said.contains("not whole"), "{said}");
     }
+    // A compressed script is looked at inside: its last frame may be whole and the script not.
+    let compressed = DumpRequest { compress: Some("6".to_owned()), ..plain };
+    for (script, says) in [
+        ("\"$REAL\" \"$@\" | head -c 300000; exit 0", "not whole"),
+        ("\"$REAL\" \"$@\" | gzip -d | head -c 300000 | gzip; exit 0", "not whole"),
+        ("printf '' | gzip; exit 0", "not whole"),
+        ("exec \"$REAL\" --exclude-table-data=orders \"$@\"", "although it has rows"),
+    ] {
+        let clients = clients_with(&stage, script).await;
+        let said = dump_with(&stage, &clients, &compressed, &Destination::File(out.join("shop.sql"))).await;
+        assert!(said.contains(says), "{script}: {said}");
+    }
     assert_eq!(files_in(&out), Vec::<String>::new());
     assert!(stage.backups().await.is_empty());
 }
@@ -410,6 +422,43 @@ async fn an_impossible_load_is_refused_before_anything_is_made() {
     let physical = journal.state().physical()[0].backup.clone();
     let refused = logical::Origin::stored(&stage.protected.owner, &physical).await.err().expect("is refused");
     assert!(chain(&refused).contains("asof restore"), "{}", chain(&refused));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_that_policies_user_mappings_and_default_privileges_name_are_missed_before_anything_is_made() {
+    for major in majors() {
+        let stage = shop(major).await;
+        let server = stage.server();
+        server.psql("create role \"Watch er\"; create role mapped; create role giver");
+        let bound = [
+            ("create policy p on orders for select to \"Watch er\" using (body <> ' TO nobody')", "Watch er"),
+            (
+                "create foreign data wrapper w; create server s foreign data wrapper w; \
+                 create user mapping for mapped server s; create user mapping for public server s",
+                "mapped",
+            ),
+        ];
+        for (sql, role) in bound {
+            server.psql_in("shop", sql);
+            stage.stored("shop", role).await;
+            server.psql_in("shop", "drop policy if exists p on orders; drop foreign data wrapper if exists w cascade");
+            server.psql(&format!("drop role \"{role}\""));
+            let without = LoadRequest { no_owner: true, no_privileges: true, ..into_new("new_one") };
+            let refused = stage.load(stage.origin(role).await, server, without).await.expect_err("is refused");
+            let expected = format!("{role} are not here, and policies or user mappings name them");
+            assert!(chain(&refused).contains(&expected), "{}", chain(&refused));
+        }
+        server.psql_in("shop", "alter default privileges for role giver grant select on tables to public");
+        stage.stored("shop", "default").await;
+        server.psql_in("shop", "drop owned by giver; drop role giver");
+        let refused = stage.load(stage.origin("default").await, server, into_new("new_one")).await;
+        let refused = chain(&refused.expect_err("is refused"));
+        assert!(refused.contains("giver are not here"), "{refused}");
+        let without = LoadRequest { no_privileges: true, ..into_new("new_one") };
+        let loaded = stage.load(stage.origin("default").await, server, without).await;
+        loaded.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(databases(server), ["new_one", "shop"], "on {major}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -165,6 +165,17 @@ async fn some_tables_can_be_loaded_into_a_database_of_their_own() {
     server_is_unchanged(&stage);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_asks_only_for_the_roles_that_it_needs_itself() {
+    let stage = shop(majors()[0]).await;
+    stage.server().psql_in("shop", "drop owned by looks; drop role looks");
+    let only = |table: &str, database: &str| LoadRequest { tables: vec![table.to_owned()], ..into_new(database) };
+    let loaded = stage.load(stage.origin("all").await, stage.server(), only("customer", "customers")).await;
+    assert_eq!(loaded.unwrap_or_else(|error| panic!("{}", chain(&error))).tables, Some(1));
+    let said = refused(&stage, only(ORDERS, "orders")).await;
+    assert!(said.contains("looks are not here"), "{said}");
+}
+
 fn server_is_unchanged(stage: &Stage) {
     assert_eq!(stage.server().psql("select count(*) from pg_database where datname like '%asof%'"), "0");
 }

@@ -41,9 +41,19 @@ const ATTACHED: [&[u8]; 8] = [
 ];
 
 impl Pattern {
-    fn takes(&self, entry: &Entry) -> bool {
-        self.matches(entry.namespace.as_ref().map_or(&[][..], Text::as_bytes), entry.tag.as_bytes())
+    /// Exactly the relation that an entry is of.
+    #[must_use]
+    pub fn of_entry(entry: &Entry) -> Self {
+        Self::exactly(schema(entry), entry.tag.as_bytes())
     }
+
+    fn takes(&self, entry: &Entry) -> bool {
+        self.matches(schema(entry), entry.tag.as_bytes())
+    }
+}
+
+fn schema(entry: &Entry) -> &[u8] {
+    entry.namespace.as_ref().map_or(&[], Text::as_bytes)
 }
 
 /// What brings the chosen tables back.

@@ -36,7 +36,7 @@ impl Processes for KernelProcesses {
         let mut child = command.spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (stdin, stdout) = (stdin.expect("it is piped"), stdout.expect("it is piped"));
-        let (stdin, stdout) = (PipeWriter::new(stdin)?, PipeReader::new(stdout));
+        let (stdin, stdout) = (PipeWriter::new(stdin), PipeReader::new(stdout));
         let stderr = Box::new(stderr.expect("it is piped"));
         Ok(Piped { process: held(child)?, stdin: Box::new(stdin), stdout: Box::new(stdout), stderr })
     }
@@ -99,10 +99,8 @@ const MUCH: usize = PIPE_LEN / 4;
 
 /// Leaves a pipe alone for that time, or until its other end is closed.
 fn pause(pipe: &impl AsFd) -> io::Result<()> {
-    poll(&mut [PollFd::new(pipe, PollFlags::empty())], Some(&PAUSE)).map(drop).or_else(|error| match error {
-        rustix::io::Errno::INTR => Ok(()),
-        other => Err(other.into()),
-    })
+    retry_on_intr(|| poll(&mut [PollFd::new(pipe, PollFlags::empty())], Some(&PAUSE)))?;
+    Ok(())
 }
 
 /// What a program writes.
@@ -137,12 +135,12 @@ struct PipeWriter {
 }
 
 impl PipeWriter {
-    fn new(pipe: ChildStdin) -> io::Result<Self> {
+    fn new(pipe: ChildStdin) -> Self {
         if widened(&pipe) {
-            // Of our end only: each has a description of its own.
-            fcntl_setfl(&pipe, fcntl_getfl(&pipe)? | OFlags::NONBLOCK)?;
+            // Of our end only: each has a description of its own. Where it cannot be set, writing waits in the kernel.
+            let _ = fcntl_getfl(&pipe).and_then(|flags| fcntl_setfl(&pipe, flags | OFlags::NONBLOCK));
         }
-        Ok(Self { pipe })
+        Self { pipe }
     }
 }
 

@@ -6,20 +6,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use asof_postgres::archive::Text;
 use asof_postgres::archive::toc::Toc;
 use asof_postgres::pattern::Pattern;
 use asof_world::World;
 
 use super::super::dump::Plan;
+use super::super::named::Named;
 use super::super::proof::Found;
 use crate::compare::{Class, CompareReport, CompareRequest, Mode, Patterns, Side, compare};
 use crate::error::Result;
 use crate::progress::Observer;
 use crate::server::Server;
-
-/// So many things are named.
-const NAMED: usize = 5;
 
 /// Compares the contents of a loaded database with those of the planned one.
 pub(super) async fn compared(
@@ -32,10 +29,9 @@ pub(super) async fn compared(
 ) -> Result<Found> {
     // A materialised view is computed anew by a load, from rows that may have changed since the original's was.
     let views = toc.iter().flat_map(|toc| &toc.entries).filter(|entry| entry.desc.as_bytes() == b"MATERIALIZED VIEW");
-    let exclude = views
-        .map(|entry| Pattern::exactly(entry.namespace.as_ref().map_or(&[][..], Text::as_bytes), entry.tag.as_bytes()));
+    let exclude = views.map(Pattern::of_entry).collect();
     let request = CompareRequest {
-        tables: Patterns { include: Vec::new(), exclude: exclude.collect() },
+        tables: Patterns { include: Vec::new(), exclude },
         mode: Mode::Exact,
         jobs,
         roles: false,
@@ -57,22 +53,15 @@ fn judged(report: &CompareReport) -> Found {
     // Sequences know no snapshot: the original's have gone on.
     let counted = report.differences.iter().filter(|it| it.class != Class::SequenceValue);
     let different: BTreeSet<String> = counted.map(|it| format!("{} of {}", it.class.words(), it.object)).collect();
-    let different: Vec<String> = different.into_iter().collect();
+    let different: Named = different.into_iter().collect();
     let unknown = report.could_not_compare.iter().map(|it| format!("{} of {}: {}", it.object, it.side, it.why));
-    let unknown: Vec<String> = unknown.collect();
-    match (different.is_empty(), unknown.is_empty()) {
-        (true, true) => {
+    let unknown: Named = unknown.collect();
+    match (different.list(), unknown.list()) {
+        (None, None) => {
             let (rows, tables) = (report.rows(), report.tables.len());
             (true, format!("{rows} rows of {tables} tables have the digests of the original"))
         }
-        (false, _) => (false, format!("not what the original has: {}", first(&different))),
-        (true, false) => (false, format!("could not be compared: {}", first(&unknown))),
-    }
-}
-
-fn first(all: &[String]) -> String {
-    match all.len() {
-        ..=NAMED => all.join(", "),
-        more => format!("{} and {} others", all[..NAMED].join(", "), more - NAMED),
+        (Some(different), _) => (false, format!("not what the original has: {different}")),
+        (None, Some(unknown)) => (false, format!("could not be compared: {unknown}")),
     }
 }

@@ -30,10 +30,9 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) async fn connect(server: &Server, connections: usize) -> Result<Arc<Self>> {
-        let mut server = server.clone();
         let connections = connections.max(1);
-        let (first, major, identity) = open(&server).await?;
-        server.config.hosts.retain(|host| host.to_string() == first.server());
+        let (first, major, identity) = open(server).await?;
+        let server = server.at_host_of(&first);
         let (back, idle) = unbounded();
         give(&back, Some(first));
         for _ in 1..connections {
