@@ -289,6 +289,21 @@ fn passes_us_by(plan: &LoadPlan, at_once: bool) -> bool {
     }
 }
 
+/// Why one process loads although several were asked for.
+fn why_alone(plan: &LoadPlan, at_once: bool) -> Option<&'static str> {
+    match &plan.origin.place {
+        _ if plan.jobs() == 1 => None,
+        _ if plan.origin.is_script() => Some("a script is read by one session"),
+        _ if plan.chosen.is_some() => Some("chosen tables are loaded in one transaction"),
+        _ if at_once => Some("a database that exists is loaded in one transaction"),
+        _ if plan.is_older_server() => Some("these client programs load into a server before 17 by a script"),
+        Place::File { recipe, .. } if !recipe.is_seekable() => {
+            Some("only pg_dump's custom and directory formats can be sought in")
+        }
+        _ => None,
+    }
+}
+
 /// Reads the dump into a database; all of it or nothing where `at_once`.
 async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
     let server = in_database(&plan.server, database);
@@ -303,6 +318,7 @@ async fn run(plan: &LoadPlan, database: &str, at_once: bool, observer: &dyn Obse
         Some(chosen) => tables::load(plan, &link, chosen, &mut connection, observer).await?,
         None => everything(plan, &link, at_once, observer).await?,
     };
+    remarks.extend(why_alone(plan, at_once).map(|why| format!("--jobs changed nothing: {why}")));
     if plan.request.analyze {
         // What is loaded is loaded: without statistics queries are slow, and nothing is wrong.
         remarks.extend(

@@ -462,6 +462,42 @@ async fn roles_that_policies_user_mappings_and_default_privileges_name_are_misse
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_change_nothing_are_remarked() {
+    let stage = shop(15).await;
+    let server = stage.server();
+    server.psql("create database empty_one");
+    stage.stored("shop", "all").await;
+    let script = stage.path("shop.sql");
+    let plain = DumpRequest { format: Format::Plain, ..request("plain") };
+    let made = stage.dump("shop", &plain, &Destination::File(script.clone())).await;
+    made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let several = |request: LoadRequest| LoadRequest { jobs: 2, ..request };
+    let cases = [
+        (stage.origin("all").await, into_new("whole"), None),
+        (
+            stage.origin("all").await,
+            LoadRequest { policy: Policy::IntoEmpty, ..into_new("empty_one") },
+            Some("that exists"),
+        ),
+        (
+            stage.origin("all").await,
+            LoadRequest { tables: vec!["customer".to_owned()], ..into_new("part") },
+            Some("chosen"),
+        ),
+        (stage.file(&script).await.expect("it is opened"), into_new("from_script"), Some("a script")),
+    ];
+    for (origin, request, why) in cases {
+        let loaded =
+            stage.load(origin, server, several(request)).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let remarks = loaded.remarks.join("; ");
+        match why {
+            Some(why) => assert!(remarks.contains("--jobs changed nothing") && remarks.contains(why), "{remarks}"),
+            None => assert_eq!(remarks, ""),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_database_belongs_to_whom_the_original_belonged() {
     for major in majors() {
         let stage = shop(major).await;
