@@ -1,5 +1,6 @@
 //! Words and tables: how sizes, durations and times are written, one printer for every list, one progress bar.
 
+use std::fmt::Write;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use asof_engine::progress::{Event, Observer};
 use asof_engine::time::rfc3339;
 use asof_world::Timestamp;
 use comfy_table::{ContentArrangement, Table, TableStyle};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressState, ProgressStyle};
 
 /// What WAL in a spool is worth (rule 7).
 pub(crate) const SPOOL_SURVIVES: &str = "survives the loss of the primary, not of this host";
@@ -107,10 +108,19 @@ impl Bar {
     fn expect(&self, bytes: u64) {
         let bar = self.bar.lock().expect("no holder panics");
         if self.terminal {
-            let form = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec} {eta} left";
-            bar.set_style(ProgressStyle::with_template(form).expect("a valid template").progress_chars("=> "));
+            let form = "{msg} [{bar:30}] {bytes}/{total_bytes} {binary_bytes_per_sec}{left}";
+            let style = ProgressStyle::with_template(form).expect("a valid template").with_key("left", left);
+            bar.set_style(style.progress_chars("=> "));
             bar.set_length(bytes);
         }
+    }
+}
+
+/// How long it will take; nothing at the beginning, when a guess would be far from it.
+fn left(state: &ProgressState, to: &mut dyn Write) {
+    if state.len().is_some_and(|len| state.pos() > len / 20) {
+        // A terminal that cannot be written to is noticed elsewhere.
+        let _ = write!(to, " {:#} left", HumanDuration(state.eta()));
     }
 }
 

@@ -374,8 +374,9 @@ async fn plain(
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
     let mut script = Script::new(&plan.world);
     shelving.begin(SQL);
-    let pumped = pump(&mut running.output, observer, async |piece| {
+    let pumped = pump(&mut running.output, async |piece| {
         let piece = script.look(piece).await?;
+        observer.event(Event::Advance(script.news()));
         shelving.write(&piece).await?;
         Ok(piece)
     });
@@ -402,11 +403,7 @@ const AHEAD: usize = 8;
 
 /// Hands on what a program writes, piece by piece: while one is handled the next are read. Whoever handles a piece gives its memory
 /// back. Returns the bytes.
-pub(super) async fn pump(
-    output: &mut Output,
-    observer: &dyn Observer,
-    mut handle: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>>,
-) -> Result<u64> {
+pub(super) async fn pump(output: &mut Output, mut handle: impl AsyncFnMut(Vec<u8>) -> Result<Vec<u8>>) -> Result<u64> {
     let (mut pieces, mut waiting) = mpsc::channel::<Vec<u8>>(AHEAD);
     let (spare, mut spares) = mpsc::unbounded::<Vec<u8>>();
     let reading = async move {
@@ -421,10 +418,8 @@ pub(super) async fn pump(
     let handling = async {
         let mut total = 0;
         while let Some(piece) = waiting.next().await {
-            let len = piece.len() as u64;
+            total += piece.len() as u64;
             let _ = spare.unbounded_send(handle(piece).await?);
-            total += len;
-            observer.event(Event::Advance(len));
         }
         Ok::<u64, Error>(total)
     };
@@ -468,7 +463,7 @@ async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<S
     arguments.push(format!("--database={}", plan.database.name).into());
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dumpall", arguments).await?;
     let (mut sql, mut script) = (Vec::new(), Script::new(&plan.world));
-    let pumped = pump(&mut running.output, &crate::progress::Silent, async |piece| {
+    let pumped = pump(&mut running.output, async |piece| {
         let piece = script.look(piece).await?;
         sql.extend_from_slice(&piece);
         Ok(piece)

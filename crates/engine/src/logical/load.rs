@@ -12,27 +12,26 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use asof_postgres::archive::plain::PlainScanner;
-use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece};
 use asof_postgres::client::Connection;
 use asof_postgres::version::Major;
 use asof_repository::lineage::Lineage;
 use asof_world::World;
 use aws_lc_rs::digest::{Context as Sha, SHA256};
-use bytes::Bytes;
 use futures::future::{BoxFuture, join};
 
 use super::checks::{self, Finding, Subject};
 use super::chosen::{self, Chosen, Conflict};
 use super::clients::{Client, Clients};
-use super::dump::{ended, until};
-use super::origin::{Origin, Place, Stream};
+use super::dump::until;
+use super::feed::{feed, feed_from, feed_watched, finished};
+use super::origin::{Origin, Place};
 use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
 use super::properties;
+use super::said::tell;
 use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, exists, explained, in_database};
 use super::verify::whole;
-use super::watched::unreadable;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 use crate::server::{self, Identity, Server, check_identity};
@@ -340,13 +339,13 @@ async fn everything(
     match (&plan.origin.place, plan.origin.is_script()) {
         (_, true) => script(plan, link, at_once, observer).await,
         _ if plan.is_older_server() => by_script(plan, link, at_once, observer).await,
-        (Place::Directory(path), _) => directory(plan, link, path, at_once).await,
+        (Place::Directory(path), _) => directory(plan, link, path, at_once, observer).await,
         (Place::Stored(dump), _) if plan.jobs() > 1 && !at_once => {
             let toc = plan.origin.toc.as_ref().expect("an archive has one");
             parallel_load::load(plan, link, dump, toc, observer).await
         }
         (Place::File { path, recipe }, _) if plan.jobs() > 1 && !at_once && recipe.is_seekable() => {
-            directory(plan, link, path, at_once).await
+            directory(plan, link, path, at_once, observer).await
         }
         (_, false) => archive(plan, link, at_once, observer).await,
     }
@@ -386,14 +385,21 @@ impl LoadPlan {
 }
 
 /// What `pg_restore` opens by itself, several processes at once.
-async fn directory(plan: &LoadPlan, link: &Link, path: &std::path::Path, at_once: bool) -> Result<(u64, Vec<String>)> {
+async fn directory(
+    plan: &LoadPlan,
+    link: &Link,
+    path: &std::path::Path,
+    at_once: bool,
+    observer: &dyn Observer,
+) -> Result<(u64, Vec<String>)> {
     let mut arguments = plan.pg_restore(at_once);
-    if plan.request.jobs > 1 && !at_once {
-        arguments.push(format!("--jobs={}", plan.request.jobs).into());
-    }
+    let jobs = if at_once { 1 } else { plan.jobs() };
+    arguments.extend((jobs > 1).then(|| format!("--jobs={jobs}").into()));
     arguments.push(path.into());
-    let running = link.start(&plan.world, &plan.client, "pg_restore", arguments).await?;
-    Ok((0, running.end().await?))
+    let (running, said) = link.start_verbose(&plan.world, &plan.client, "pg_restore", arguments).await?;
+    let sizes = plan.origin.tables.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table.bytes));
+    let ((), remarks) = join(tell(said, sizes, jobs, observer), running.end()).await;
+    Ok((0, remarks?))
 }
 
 async fn archive(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
@@ -405,87 +411,6 @@ async fn archive(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obs
         false => feed_watched(&plan.origin, running.input(), stream, observer).await,
     };
     finished(running, fed).await
-}
-
-/// What the program read, and what it remarked.
-pub(super) async fn finished(running: Running, fed: Result<Option<u64>>) -> Result<(u64, Vec<String>)> {
-    let (bytes, remarks) = ended(running, fed).await?;
-    Ok((bytes.unwrap_or(0), remarks))
-}
-
-/// As [`feed`], for an archive that nobody has vouched for: where it is cut off or damaged is said better by us, and before the
-/// program has its end, which it would commit.
-async fn feed_watched(
-    origin: &Origin,
-    input: &mut Input,
-    stream: Stream,
-    observer: &dyn Observer,
-) -> Result<Option<u64>> {
-    let (mut decoder, mut sha, mut behind) = (Some(ArchiveDecoder::new(Depth::Structure)), Sha::new(&SHA256), 0);
-    feed(input, stream, observer, |piece| {
-        let Some(bytes) = piece else {
-            decoder.take().expect("it ends once").finish().map_err(unreadable)?;
-            return origin.prove("data", &hex::encode(sha.clone().finish()));
-        };
-        let decoder = decoder.as_mut().expect("it has not ended");
-        let (mut toc_end, had_toc) = (None, decoder.toc().is_some());
-        let pushed = decoder.push(bytes, &mut |piece| {
-            if let Piece::Toc { end, .. } = piece {
-                toc_end = Some(end);
-            }
-        });
-        pushed.map_err(unreadable)?;
-        let in_toc = match toc_end {
-            Some(end) => usize::try_from(end - behind).expect("it ends in this piece"),
-            None if had_toc => 0,
-            None => bytes.len(),
-        };
-        sha.update(&bytes[in_toc..]);
-        behind += bytes.len() as u64;
-        Ok(())
-    })
-    .await
-}
-
-/// Gives a program the dump. `look` sees each piece, and `None` behind the last, before the program has the last one. Nothing when
-/// the program reads no further, which is no error here: its end says why.
-pub(super) async fn feed(
-    input: &mut Input,
-    mut stream: Stream,
-    observer: &dyn Observer,
-    look: impl FnMut(Option<&[u8]>) -> Result<()>,
-) -> Result<Option<u64>> {
-    let first = stream.next().await?;
-    feed_from(first, input, stream, observer, look).await
-}
-
-/// As [`feed`], the first piece being known.
-async fn feed_from(
-    first: Option<Bytes>,
-    input: &mut Input,
-    mut stream: Stream,
-    observer: &dyn Observer,
-    mut look: impl FnMut(Option<&[u8]>) -> Result<()>,
-) -> Result<Option<u64>> {
-    // While one piece is written the one behind the next is read.
-    let (mut held, mut piece, mut total) = (Bytes::new(), first, 0);
-    loop {
-        look(piece.as_deref())?;
-        stream.news().into_iter().for_each(|table| observer.event(Event::At(table)));
-        let len = held.len() as u64;
-        let reading = async { if piece.is_some() { stream.next().await } else { Ok(None) } };
-        let (next, taken) = join(reading, input.write(std::mem::take(&mut held))).await;
-        if !taken? {
-            return Ok(None);
-        }
-        total += len;
-        observer.event(Event::Advance(len));
-        match piece {
-            Some(bytes) => held = bytes,
-            None => return Ok(Some(total)),
-        }
-        piece = next?;
-    }
 }
 
 pub(super) async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {

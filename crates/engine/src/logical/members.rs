@@ -4,6 +4,8 @@
 //! `pg_dump` wrote, byte for byte. By themselves they let one table be read without the others, several be read at once, and
 //! a table be found again in the next dump: its file is named by the table's OID.
 
+use std::collections::HashMap;
+
 use asof_postgres::archive::toc::{Entry, Toc};
 
 /// The table of contents.
@@ -35,6 +37,11 @@ pub(crate) fn file_of(entry: &Entry) -> String {
 /// Entries with data, in the order in which their blocks lie in the archive.
 pub(crate) fn with_data(toc: &Toc) -> impl Iterator<Item = &Entry> {
     toc.entries.iter().filter(|entry| entry.has_dumper)
+}
+
+/// What the data of each entry is for people.
+pub(crate) fn names_of_data(toc: &Toc) -> HashMap<i32, String> {
+    with_data(toc).map(|entry| (entry.dump_id, entry.tag.to_lossy())).collect()
 }
 
 /// What precedes the data of an entry in the archive.

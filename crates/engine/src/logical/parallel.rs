@@ -17,7 +17,7 @@ use super::shelve::Shelving;
 use super::snapshot::Table;
 use super::watched::Stored;
 use crate::error::{Error, Result};
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 
 /// Tables that are smaller are not worth another process.
 const WORTH: u64 = 8 << 20;
@@ -94,9 +94,9 @@ async fn archive(
     arguments.extend(["--format=custom", "--compress=0"].map(OsString::from));
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
     let mut stored = Stored::new(&plan.world, shelving);
-    let pumped = pump(&mut running.output, observer, async |piece| {
+    let pumped = pump(&mut running.output, async |piece| {
         let piece = stored.take(piece).await?;
-        stored.news().into_iter().for_each(|table| observer.event(Event::At(table)));
+        stored.watched.tell(observer);
         Ok(piece)
     });
     let pumped = pumped.await;

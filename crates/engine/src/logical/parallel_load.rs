@@ -11,8 +11,9 @@ use std::sync::Mutex;
 use asof_postgres::archive::toc::{Entry, Section, Toc};
 use futures::future::try_join_all;
 
+use super::feed::{feed, finished};
 use super::fetch::StoredDump;
-use super::load::{LoadPlan, feed, finished};
+use super::load::LoadPlan;
 use super::members::{file_of, with_data};
 use super::program::Link;
 use crate::error::{Error, Result};

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use asof_postgres::client::Connection;
 use asof_postgres::conninfo::Secret;
 use asof_world::{Exit, Process, ProcessState, Program, Signal, Task, World};
+use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 
 use super::clients::Client;
 use crate::error::{Error, Result};
@@ -70,7 +71,7 @@ impl Link {
         name: &'static str,
         arguments: Vec<OsString>,
     ) -> Result<Running> {
-        Running::start(world, name, self.offline(client, name, arguments)).await
+        Running::start(world, name, self.offline(client, name, arguments), None).await
     }
 
     /// Starts a program that connects by this link.
@@ -81,7 +82,21 @@ impl Link {
         name: &'static str,
         arguments: Vec<OsString>,
     ) -> Result<Running> {
-        Running::start(world, name, self.program(client, name, arguments)).await
+        Running::start(world, name, self.program(client, name, arguments), None).await
+    }
+
+    /// The same for a program that says how far it is, line by line, until it ends.
+    pub(crate) async fn start_verbose(
+        &self,
+        world: &World,
+        client: &Client,
+        name: &'static str,
+        mut arguments: Vec<OsString>,
+    ) -> Result<(Running, UnboundedReceiver<String>)> {
+        arguments.insert(0, "--verbose".into());
+        let (to, said) = unbounded();
+        let program = self.program(client, name, arguments);
+        Ok((Running::start(world, name, program, Some(to)).await?, said))
     }
 }
 
@@ -100,12 +115,18 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) async fn start(world: &World, name: &'static str, program: Program) -> Result<Self> {
+    async fn start(
+        world: &World,
+        name: &'static str,
+        program: Program,
+        news: Option<UnboundedSender<String>>,
+    ) -> Result<Self> {
         let (processes, path) = (world.processes(), program.path.clone());
         let piped = world.blocking(move || processes.pipe(&program)).await.map_err(Error::files("start", path))?;
         let complaints = Arc::new(Mutex::new(Vec::new()));
         let (kept, mut stderr, listening) = (complaints.clone(), piped.stderr, world.clone());
-        let heard = world.spawn(async move { listening.blocking(move || listen(&mut *stderr, &kept)).await });
+        let listener = Listener { news, line: Vec::new(), is_news: false };
+        let heard = world.spawn(async move { listening.blocking(move || listener.listen(&mut *stderr, &kept)).await });
         Ok(Self {
             world: world.clone(),
             name,
@@ -194,14 +215,59 @@ fn without_program<'a>(line: &'a str, name: &str) -> &'a str {
     line.strip_prefix("error: ").unwrap_or(line)
 }
 
-fn listen(stderr: &mut dyn Read, kept: &Mutex<Vec<u8>>) {
-    let mut buffer = [0; 4096];
-    while let Ok(read @ 1..) = stderr.read(&mut buffer) {
-        let mut kept = kept.lock().expect("no holder panics");
-        kept.extend_from_slice(&buffer[..read]);
-        let surplus = kept.len().saturating_sub(COMPLAINTS_LEN);
-        kept.drain(..surplus);
+/// Hears what a program says beside its output.
+struct Listener {
+    /// Where lines go that are no complaints, of a program that says more than complaints.
+    news: Option<UnboundedSender<String>>,
+    /// The line that is not complete yet.
+    line: Vec<u8>,
+    /// Whether the last line was one of them.
+    is_news: bool,
+}
+
+impl Listener {
+    fn listen(mut self, stderr: &mut dyn Read, kept: &Mutex<Vec<u8>>) {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stderr.read(&mut buffer) {
+            let heard = &buffer[..read];
+            match &self.news {
+                None => keep(kept, heard),
+                Some(_) => heard.split_inclusive(|byte| *byte == b'\n').for_each(|piece| self.take(piece, kept)),
+            }
+        }
+        keep(kept, &self.line);
     }
+
+    fn take(&mut self, piece: &[u8], kept: &Mutex<Vec<u8>>) {
+        self.line.extend_from_slice(piece);
+        if !piece.ends_with(b"\n") {
+            return;
+        }
+        let line = std::mem::take(&mut self.line);
+        let text = String::from_utf8_lossy(&line);
+        self.is_news = is_news(&text, self.is_news);
+        match &self.news {
+            // Nobody may want to know any more.
+            Some(news) if self.is_news => drop(news.unbounded_send(text.trim_end().to_owned())),
+            _ => keep(kept, &line),
+        }
+    }
+}
+
+/// Whether a line is said with `--verbose` only: complaints have a tag behind the program's name (`pg_log_generic_v` of logging.c, 13 to
+/// 18), and a line without a name goes on where the last one ended. Programs of several processes may write into each other's lines,
+/// so the tag counts wherever it stands.
+fn is_news(line: &str, last_was: bool) -> bool {
+    let is_complaint = ["error: ", "warning: ", "detail: ", "hint: ", "fatal: "].iter().any(|tag| line.contains(tag));
+    let has_name = line.starts_with("pg_dump: ") || line.starts_with("pg_restore: ");
+    !is_complaint && (has_name || last_was)
+}
+
+fn keep(kept: &Mutex<Vec<u8>>, heard: &[u8]) {
+    let mut kept = kept.lock().expect("no holder panics");
+    kept.extend_from_slice(heard);
+    let surplus = kept.len().saturating_sub(COMPLAINTS_LEN);
+    kept.drain(..surplus);
 }
 
 /// What a program writes.
@@ -263,5 +329,36 @@ impl Input {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => Err(Error::files("write to", Path::new(self.name))(error)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_program_that_says_how_far_it_is_only_complaints_are_kept() {
+        let text = "pg_restore: processing data for table \"a.of\ntwo lines\"\n\
+                    pg_restore: warning: something is odd\npg_restore: creating TABLE \"a.t\"\n\
+                    pg_restore: pg_restore: error: could not execute query: ERROR:  no\nCommand was: SELECT\n1;\n\
+                    pg_restore: finished item 1 TABLE DATA t\nno end";
+        let (to, mut news) = unbounded();
+        let kept = Mutex::new(Vec::new());
+        Listener { news: Some(to), line: Vec::new(), is_news: false }.listen(&mut text.as_bytes(), &kept);
+        let kept = String::from_utf8(kept.into_inner().expect("no holder panics")).expect("text");
+        let complaints = [
+            "pg_restore: warning: something is odd",
+            "pg_restore: pg_restore: error: could not execute query: ERROR:  no",
+            "Command was: SELECT",
+            "1;",
+            "no end",
+        ];
+        assert_eq!(kept.lines().collect::<Vec<_>>(), complaints);
+        let mut said = Vec::new();
+        while let Ok(line) = news.try_recv() {
+            said.push(line);
+        }
+        assert_eq!(said.len(), 4, "{said:?}");
+        assert_eq!(said[1], "two lines\"");
     }
 }

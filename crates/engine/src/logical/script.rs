@@ -21,11 +21,13 @@ struct Inside {
     scanner: PlainScanner,
     /// Chosen by the first bytes, whatever was asked for.
     decompressor: Option<Decompressor>,
+    /// Bytes of SQL, of which nobody was told yet.
+    news: u64,
 }
 
 impl Script {
     pub(super) fn new(world: &World) -> Self {
-        let inside = Inside { scanner: PlainScanner::new(), decompressor: None };
+        let inside = Inside { scanner: PlainScanner::new(), decompressor: None, news: 0 };
         Self { world: world.clone(), inside: Some(inside) }
     }
 
@@ -42,12 +44,17 @@ impl Script {
         Ok(bytes)
     }
 
+    /// How many bytes of SQL have come since it was asked last.
+    pub(super) fn news(&mut self) -> u64 {
+        std::mem::take(&mut self.inside.as_mut().expect("one piece is looked at at a time").news)
+    }
+
     /// What the script was.
     ///
     /// # Errors
     /// `Damaged` when it did not come to its end.
     pub(super) fn finish(self) -> Result<Contents> {
-        let Inside { scanner, decompressor } = self.inside.expect("one piece is looked at at a time");
+        let Inside { scanner, decompressor, .. } = self.inside.expect("one piece is looked at at a time");
         decompressor.map_or(Ok(()), |mut it| it.finish()).map_err(|error| not_whole(&error))?;
         Contents::of_script(scanner)
     }
@@ -59,7 +66,10 @@ impl Inside {
             Some(known) => known,
             unknown => unknown.insert(Decompressor::new(compression(bytes), Wrapping::File)?),
         };
-        decompressor.push(bytes, &mut |plain| self.scanner.push(plain))
+        decompressor.push(bytes, &mut |plain| {
+            self.news += plain.len() as u64;
+            self.scanner.push(plain);
+        })
     }
 }
 

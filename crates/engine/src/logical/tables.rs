@@ -12,7 +12,8 @@ use futures::future::join;
 
 use super::chosen::{Chosen, Conflict, Target};
 use super::dump::ended;
-use super::load::{LoadPlan, feed, psql};
+use super::feed::feed;
+use super::load::{LoadPlan, psql};
 use super::origin::Place;
 use super::program::{Link, Output, Running};
 use crate::error::{Error, Result};

@@ -1,26 +1,24 @@
 //! Dumps in directory format: `pg_dump` writes the files itself, several at once; each is decoded when it has ended.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use asof_postgres::archive::Compression;
 use asof_postgres::archive::directory::{self, DataFileDecoder, MemberKind, TOC_FILE, members, parse_large_objects};
 use asof_postgres::archive::toc::{ArchiveFormat, Toc};
-use asof_world::{Files, World};
+use asof_world::Files;
 use aws_lc_rs::digest::{Context as Sha, SHA256};
-use futures::future::{Either, select};
+use futures::future::join;
 
 use super::dump::{DumpRequest, Dumped, Plan};
 use super::members::TOC_LIMIT;
 use super::outcome::Contents;
 use super::record::TableRecord;
+use super::said::tell;
 use super::to_file::{Making, arguments, sha256};
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 
 const PIECE_LEN: usize = 4 << 20;
-/// How often it is looked how far `pg_dump` is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) async fn dump(
     plan: &Plan,
@@ -33,34 +31,15 @@ pub(super) async fn dump(
     let mut file = std::ffi::OsString::from("--file=");
     file.push(&making.partial);
     arguments.push(file);
-    let running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
-    let ending = Box::pin(running.end());
-    let remarks = match select(ending, Box::pin(tell(&plan.world, &making.partial, observer))).await {
-        Either::Left((ended, _)) => ended?,
-        Either::Right((never, _)) => match never {},
-    };
+    let (running, said) = plan.link.start_verbose(&plan.world, &plan.client, "pg_dump", arguments).await?;
+    let sizes = plan.known.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table.bytes));
+    let ((), remarks) = join(tell(said, sizes, request.jobs.max(1), observer), running.end()).await;
+    let remarks = remarks?;
     observer.event(Event::Phase("reading it back"));
     let (files, directory) = (plan.world.files.clone(), making.partial.clone());
     let read = plan.world.blocking(move || read_back(files.as_ref(), &directory)).await?;
     making.digests.extend(read.digests);
     Ok(Dumped { contents: read.contents, bytes: read.bytes, remarks })
-}
-
-/// Says how many bytes there are by now, for ever.
-async fn tell(world: &World, directory: &Path, observer: &dyn Observer) -> std::convert::Infallible {
-    let mut told = 0;
-    loop {
-        world.sleep(LOOK_EVERY).await;
-        let (files, directory) = (world.files.clone(), directory.to_owned());
-        let now = world.blocking(move || lengths(files.as_ref(), &directory)).await;
-        observer.event(Event::Advance(now.saturating_sub(told)));
-        told = told.max(now);
-    }
-}
-
-fn lengths(files: &dyn Files, directory: &Path) -> u64 {
-    let names = files.list(directory).unwrap_or_default();
-    names.iter().filter_map(|entry| Some(files.attributes(&directory.join(&entry.name)).ok()?.len)).sum()
 }
 
 /// What the files of a directory turned out to be.

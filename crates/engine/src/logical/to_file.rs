@@ -19,7 +19,7 @@ use super::record::Format;
 use super::script::Script;
 use super::watched::Watched;
 use crate::error::{Error, Result};
-use crate::progress::Observer;
+use crate::progress::{Event, Observer};
 
 /// Files that are being written under names that nobody takes for a dump.
 pub(super) struct Making {
@@ -149,8 +149,9 @@ async fn custom(plan: &Plan, making: &mut Making, request: &DumpRequest, observe
     let arguments = arguments(plan, request, "custom");
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
     let (mut watched, mut toc, mut sha) = (Watched::new(&plan.world, Depth::Content), Vec::new(), Sha::new(&SHA256));
-    let pumped = pump(&mut running.output, observer, async |piece| {
+    let pumped = pump(&mut running.output, async |piece| {
         let piece = watched.look(piece).await?;
+        watched.tell(observer);
         let in_toc = watched.toc_end().map_or(piece.len(), |end| {
             usize::try_from(end.saturating_sub(file.offset)).unwrap_or(piece.len()).min(piece.len())
         });
@@ -190,8 +191,9 @@ async fn plain(plan: &Plan, making: &mut Making, request: &DumpRequest, observer
     let arguments = arguments(plan, request, "plain");
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dump", arguments).await?;
     let (mut script, mut sha) = (Script::new(&plan.world), Sha::new(&SHA256));
-    let pumped = pump(&mut running.output, observer, async |piece| {
+    let pumped = pump(&mut running.output, async |piece| {
         let piece = script.look(piece).await?;
+        observer.event(Event::Advance(script.news()));
         sha.update(&piece);
         file.write(piece).await
     });

@@ -8,9 +8,10 @@ use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece, Summary};
 use asof_postgres::archive::toc::Toc;
 use asof_world::World;
 
-use super::members::{BLOCK_HEADER_LEN, file_of, with_data};
+use super::members::{BLOCK_HEADER_LEN, file_of, names_of_data, with_data};
 use super::shelve::Shelving;
 use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
 
 /// An archive that is being looked at.
 pub(crate) struct Watched {
@@ -20,6 +21,18 @@ pub(crate) struct Watched {
     offset: u64,
     /// The position behind the table of contents.
     toc_end: Option<u64>,
+    /// What the data of each entry is for people, once the table of contents is complete.
+    names: HashMap<i32, String>,
+    news: News,
+}
+
+/// What nobody was told yet.
+#[derive(Default)]
+struct News {
+    /// Decompressed bytes of data.
+    bytes: u64,
+    /// The table whose data began last.
+    table: Option<String>,
 }
 
 /// Where in the stream something begins or ends.
@@ -34,7 +47,14 @@ enum Mark {
 
 impl Watched {
     pub(crate) fn new(world: &World, depth: Depth) -> Self {
-        Self { world: world.clone(), decoder: Some(ArchiveDecoder::new(depth)), offset: 0, toc_end: None }
+        Self {
+            world: world.clone(),
+            decoder: Some(ArchiveDecoder::new(depth)),
+            offset: 0,
+            toc_end: None,
+            names: HashMap::new(),
+            news: News::default(),
+        }
     }
 
     fn decoder(&self) -> &ArchiveDecoder {
@@ -51,6 +71,13 @@ impl Watched {
         self.toc_end
     }
 
+    /// Says how far it is.
+    pub(crate) fn tell(&mut self, observer: &dyn Observer) {
+        let News { bytes, table } = std::mem::take(&mut self.news);
+        observer.event(Event::Advance(bytes));
+        table.into_iter().for_each(|table| observer.event(Event::At(table)));
+    }
+
     /// Looks at the next bytes, and gives them back.
     pub(crate) async fn look(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
         Ok(self.marks(bytes).await?.0)
@@ -59,21 +86,32 @@ impl Watched {
     async fn marks(&mut self, bytes: Vec<u8>) -> Result<(Vec<u8>, Vec<Mark>)> {
         let mut decoder = self.decoder.take().expect("one piece is looked at at a time");
         let work = move || {
-            let mut marks = Vec::new();
+            let (mut marks, mut plain) = (Vec::new(), 0);
             let result = decoder.push(&bytes, &mut |piece| match piece {
                 Piece::Toc { end, .. } => marks.push(Mark::TocEnds(end)),
                 Piece::DataStart { dump_id, at } => marks.push(Mark::DataBegins(dump_id, at + BLOCK_HEADER_LEN)),
                 Piece::DataEnd(block) => marks.push(Mark::DataEnds(block.range.end)),
-                Piece::Data(_) | Piece::LargeObjectStart { .. } => {}
+                Piece::Data(data) => plain += data.len() as u64,
+                Piece::LargeObjectStart { .. } => {}
             });
-            (decoder, bytes, marks, result)
+            (decoder, bytes, marks, plain, result)
         };
-        let (decoder, bytes, marks, result) = self.world.compute(work).await;
+        let (decoder, bytes, marks, plain, result) = self.world.compute(work).await;
         self.decoder = Some(decoder);
         self.offset += bytes.len() as u64;
         result.map_err(unreadable)?;
-        let toc_end = marks.iter().find_map(|mark| if let Mark::TocEnds(end) = mark { Some(*end) } else { None });
-        self.toc_end = self.toc_end.or(toc_end);
+        self.news.bytes += plain;
+        for mark in &marks {
+            match mark {
+                Mark::TocEnds(end) => {
+                    self.toc_end = Some(*end);
+                    let toc = self.toc().expect("it is complete");
+                    self.names = names_of_data(toc);
+                }
+                Mark::DataBegins(entry, _) => self.news.table = self.names.get(entry).cloned(),
+                Mark::DataEnds(_) => {}
+            }
+        }
         Ok((bytes, marks))
     }
 
@@ -102,9 +140,8 @@ pub(crate) struct Stored {
     pub(crate) shelving: Shelving,
     /// The bytes of the table of contents.
     pub(crate) toc: Vec<u8>,
-    /// The files of the data, by entry, and what they are for people.
-    files: HashMap<i32, (String, String)>,
-    news: Option<String>,
+    /// The files of the data, by entry.
+    files: HashMap<i32, String>,
     state: State,
 }
 
@@ -118,12 +155,7 @@ enum State {
 impl Stored {
     pub(crate) fn new(world: &World, shelving: Shelving) -> Self {
         let watched = Watched::new(world, Depth::Content);
-        Self { watched, shelving, toc: Vec::new(), files: HashMap::new(), news: None, state: State::InToc }
-    }
-
-    /// The table whose data has begun, once.
-    pub(crate) fn news(&mut self) -> Option<String> {
-        self.news.take()
+        Self { watched, shelving, toc: Vec::new(), files: HashMap::new(), state: State::InToc }
     }
 
     /// Looks at the next bytes and stores them. Gives them back.
@@ -139,14 +171,11 @@ impl Stored {
             match mark {
                 Mark::TocEnds(_) => {
                     let toc = self.watched.toc().expect("it is complete");
-                    self.files =
-                        with_data(toc).map(|entry| (entry.dump_id, (file_of(entry), entry.tag.to_lossy()))).collect();
+                    self.files = with_data(toc).map(|entry| (entry.dump_id, file_of(entry))).collect();
                     self.state = State::Between;
                 }
                 Mark::DataBegins(entry, _) => {
-                    let (file, name) = &self.files[&entry];
-                    self.shelving.begin(file);
-                    self.news = Some(name.clone());
+                    self.shelving.begin(&self.files[&entry]);
                     self.state = State::InFile;
                 }
                 Mark::DataEnds(_) => {
