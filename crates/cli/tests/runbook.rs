@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use asof_testkit::{Moto, Options, Server};
 
@@ -612,4 +613,61 @@ fn object(moto: &Moto, path: &str) -> Vec<u8> {
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     assert!(head.contains(" 200 "), "{path}: {head}");
     answer.split_off(end)
+}
+
+/// Some MiB of rows, into a table whose trigger waits for a lock at the tenth.
+const WAITING: &str = "create table q (i int primary key, t text);
+create function wait() returns trigger language plpgsql as
+  $$ begin if new.i = 10 then perform pg_advisory_xact_lock(7); end if; return new; end $$;
+create trigger waits before insert on q for each row execute function wait();";
+
+/// Waits until the server answers so.
+fn wait_for(server: &Server, sql: &str, answer: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while server.psql(sql) != answer {
+        assert!(Instant::now() < deadline, "{sql} is not {answer}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_load_that_is_killed_commits_nothing() {
+    let book = Runbook::open();
+    let server = &book.server;
+    server.psql("create database original; create database target; create database empty_one");
+    server.psql_in("original", WAITING);
+    server.psql_in("original", "insert into q select n, repeat(md5(n::text), 100) from generate_series(1, 2000) n");
+    book.runs("pg_dump -Fc -Z0 original > q.dump");
+    let rows = book.runs("psql -XAtc 'copy q to stdout' original");
+    fs::write(book.desk.path("q.sql"), format!("{WAITING}\ncopy q from stdin;\n{rows}\\.\n")).expect("a file");
+    server.psql_in("target", &format!("{WAITING} insert into q values (-1, 'old')"));
+    for words in ["load q.dump --into prod/target --table q --on-conflict replace", "load q.sql --into prod/empty_one"]
+    {
+        let mut holder = server.tool("psql");
+        holder.args(["-XAtq", "-d", "postgres"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = holder.spawn().expect("psql runs");
+        // Advisory locks are of one database.
+        let database = words.split("prod/").nth(1).and_then(|rest| rest.split(' ').next()).expect("it is named");
+        let lock = format!("\\connect {database}\nselect pg_advisory_lock(7);\nselect 'held';\n");
+        holder.stdin.as_mut().expect("it is piped").write_all(lock.as_bytes()).expect("it reads");
+        let (mut said, mut piece) = (String::new(), [0; 64]);
+        while !said.contains("held") {
+            let read = holder.stdout.as_mut().expect("it is piped").read(&mut piece).expect("it answers");
+            assert!(read > 0, "{said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..read]));
+        }
+        let mut command = book.desk.command();
+        command.args(words.split_whitespace());
+        let mut loading = command.spawn().expect("it starts");
+        wait_for(server, "select count(*) from pg_locks where locktype = 'advisory' and not granted", "1");
+        loading.kill().expect("it is killed");
+        assert_eq!(loading.wait().expect("it ends").code(), None);
+        drop(holder.stdin.take());
+        assert!(holder.wait().expect("it ends").success());
+        let others =
+            format!("select count(*) from pg_stat_activity where datname = '{database}' and pid <> pg_backend_pid()");
+        wait_for(server, &others, "0");
+    }
+    assert_eq!(server.psql_in("target", "select i, t from q"), "-1|old");
+    assert_eq!(server.psql_in("empty_one", "select count(*) from pg_class where relname = 'q'"), "0");
 }

@@ -27,6 +27,7 @@ mod parallel_load;
 mod program;
 mod proof;
 mod properties;
+mod psql;
 mod record;
 mod reread;
 mod rights;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use asof_postgres::archive::plain::{Ending, PlainScanner};
+use asof_postgres::archive::plain::{Ending, PlainScanner, Reach};
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, ErrorKind};
 use asof_postgres::version::Major;
@@ -270,6 +270,27 @@ pub(super) async fn names(connection: &mut Connection, sql: &str) -> Result<BTre
         Err(error) if error.kind() == ErrorKind::Denied => Ok(BTreeSet::new()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Refuses what does more than fill one database, before psql has all of it; in one transaction also what would end that.
+pub(super) fn script_stays_inside(name: &str, scanner: &PlainScanner, at_once: bool) -> Result<()> {
+    if let Some(Reach { what, at }) = scanner.beyond() {
+        let what = format!("{name} reaches beyond the database that is loaded: {what}, before byte {at}");
+        return Err(Error::refused(
+            what,
+            "nothing of it was kept; dump one database, without --create, or run it with psql on an instance that may be lost",
+        ));
+    }
+    if let Some(Reach { what, at }) = scanner.transaction().filter(|_| at_once) {
+        let what = format!(
+            "{name} has transactions of its own ({what}, before byte {at}), as scripts with large objects have"
+        );
+        return Err(Error::refused(
+            what,
+            "nothing of it was kept; load it into a --new-database, where it need not be one transaction, or --replace this one",
+        ));
+    }
+    Ok(())
 }
 
 /// Whether a script that `pg_dump` wrote came to its end. One of somebody else has no mark that could tell.

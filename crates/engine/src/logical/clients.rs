@@ -84,11 +84,17 @@ impl Clients {
         })
     }
 
-    /// The client that loads a dump made by `maker`, the major of a `pg_dump`, into a server of this major.
+    /// The client that loads a dump made by `maker`, the major of a `pg_dump` if that is known, into a server of this major.
     ///
     /// # Errors
     /// `Refused`, with what was found and where was looked.
-    pub fn to_load(&self, maker: u32, server: Major) -> Result<&Client> {
+    pub fn to_load(&self, maker: Option<u32>, server: Major) -> Result<&Client> {
+        let Some(maker) = maker else {
+            return self.at_least(server.number()).or(self.found.last()).ok_or_else(|| {
+                let what = format!("no client programs were found: {}", self.described("newer or equal"));
+                self.missing(what, server.number())
+            });
+        };
         let wanted = maker.max(server.number());
         // An older server is loaded best by its own programs, and only the dump may force newer ones on it.
         self.at_least(wanted).or_else(|| self.at_least(maker)).ok_or_else(|| {
@@ -174,11 +180,20 @@ mod tests {
     #[test]
     fn a_load_needs_what_can_read_the_dump_and_prefers_what_fits_the_server() {
         let major = |client: Result<&Client>| client.map(|client| client.major).map_err(|error| error.to_string());
-        assert_eq!(major(clients(&[13, 15, 18]).to_load(13, Major::V15)), Ok(15));
-        assert_eq!(major(clients(&[13, 15]).to_load(13, Major::V18)), Ok(13), "older programs speak to newer servers");
-        assert_eq!(major(clients(&[13, 18]).to_load(17, Major::V13)), Ok(18));
-        assert!(major(clients(&[13, 15]).to_load(17, Major::V13)).is_err());
-        assert!(major(clients(&[]).to_load(13, Major::V13)).expect_err("is missing").contains("no client programs"));
+        assert_eq!(major(clients(&[13, 15, 18]).to_load(Some(13), Major::V15)), Ok(15));
+        assert_eq!(
+            major(clients(&[13, 15]).to_load(Some(13), Major::V18)),
+            Ok(13),
+            "older programs speak to newer servers"
+        );
+        assert_eq!(major(clients(&[13, 18]).to_load(Some(17), Major::V13)), Ok(18));
+        assert!(major(clients(&[13, 15]).to_load(Some(17), Major::V13)).is_err());
+        assert_eq!(major(clients(&[13, 15]).to_load(None, Major::V18)), Ok(15), "nobody knows who made it");
+        assert_eq!(major(clients(&[13, 15]).to_load(None, Major::V13)), Ok(13));
+        assert!(major(clients(&[]).to_load(None, Major::V13)).expect_err("is missing").contains("no client programs"));
+        assert!(
+            major(clients(&[]).to_load(Some(13), Major::V13)).expect_err("is missing").contains("no client programs")
+        );
     }
 
     #[test]

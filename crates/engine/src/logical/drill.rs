@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use asof_postgres::archive::plain::Reach;
 use asof_postgres::archive::toc::Toc;
 use asof_postgres::conninfo::Environment;
 use asof_postgres::version::Major;
@@ -343,7 +344,7 @@ impl<'a> Drill<'a> {
     async fn load(&mut self, origin: Origin) -> Result<()> {
         let began = self.world.monotonic();
         let request = LoadRequest {
-            no_tablespaces: true,
+            no_tablespaces: !origin.is_script(),
             jobs: self.request.jobs,
             locale: self.request.locale.clone(),
             ..LoadRequest::new(DATABASE, Policy::New)
@@ -468,6 +469,10 @@ fn refuse_what_is_no_database(origin: &Origin, examined: &Examined) -> Result<()
     if examined.script.as_ref().is_some_and(|script| script.is_cluster) {
         let what = format!("{} is of a whole instance (pg_dumpall), not of one database", origin.name);
         return Err(Error::refused(what, "drill the dumps of its databases"));
+    }
+    if let Some(Reach { what, at }) = examined.script.as_ref().and_then(|script| script.beyond.as_ref()) {
+        let what = format!("{} reaches beyond one database: {what}, before byte {at}", origin.name);
+        return Err(Error::refused(what, "drill a dump that was made without --create"));
     }
     let has = |desc: &[u8]| examined.toc.iter().flat_map(|toc| &toc.entries).any(|entry| entry.desc.as_bytes() == desc);
     if has(b"TABLE DATA") && !has(b"TABLE") || origin.details.as_ref().is_some_and(|it| it.selection.data_only) {

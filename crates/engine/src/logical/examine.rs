@@ -6,7 +6,7 @@
 //! data that is not compressed and has no record proves no more than that it has the right form.
 
 use asof_postgres::archive::Compression;
-use asof_postgres::archive::plain::{Ending, PlainScanner, Scope};
+use asof_postgres::archive::plain::{Ending, PlainScanner, Reach, Scope};
 use asof_postgres::archive::sniff::Kind;
 use asof_postgres::archive::stream::{ArchiveDecoder, Depth, Piece};
 use asof_postgres::archive::toc::Toc;
@@ -62,6 +62,8 @@ pub(super) struct ScriptFacts {
     pub(super) is_cluster: bool,
     /// It has the mark by which its end is known.
     pub(super) has_end_mark: bool,
+    /// What reaches beyond one database.
+    pub(super) beyond: Option<Reach>,
 }
 
 /// Reads and decodes everything.
@@ -262,6 +264,7 @@ fn script(name: &str, scanner: PlainScanner) -> Result<(Contents, ScriptFacts)> 
         server_version: summary.server_version,
         is_cluster: summary.scope == Some(Scope::Cluster),
         has_end_mark: summary.ending == Ending::Complete,
+        beyond: summary.beyond,
     };
     Ok((contents, facts))
 }

@@ -26,8 +26,9 @@ use super::dump::until;
 use super::feed::{feed, feed_from, feed_watched, finished};
 use super::origin::{Origin, Place};
 use super::parallel_load;
-use super::program::{Input, Link, Output, Running};
+use super::program::{Input, Link, Output};
 use super::properties;
+use super::psql::Psql;
 use super::said::tell;
 use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, exists, explained, in_database};
@@ -134,10 +135,11 @@ impl LoadPlan {
         server: &Server,
         request: LoadRequest,
     ) -> Result<Self> {
+        refuse_idle_options(&origin, &request)?;
         let server = server.known_as("asof-load");
         let mut connection = server.connect().await?;
         let contact = server::contact(&mut connection).await?;
-        let client = clients.to_load(origin.maker().unwrap_or(contact.major.number()), contact.major)?.clone();
+        let client = clients.to_load(origin.maker(), contact.major)?.clone();
         let like = like(&origin, &request, contact.major);
         let exists = exists(&mut connection, &request.database).await?;
         let chosen = chosen(&origin, &server, &request, exists).await?;
@@ -174,6 +176,21 @@ impl LoadPlan {
     pub fn check_server(&self, instance: &str, lineage: &Lineage) -> Result<()> {
         check_identity(instance, lineage, &self.identity).map(drop)
     }
+}
+
+/// A script is run as it stands.
+fn refuse_idle_options(origin: &Origin, request: &LoadRequest) -> Result<()> {
+    let options = [
+        (request.no_owner, "--no-owner"),
+        (request.no_privileges, "--no-privileges"),
+        (request.no_tablespaces, "--no-tablespaces"),
+    ];
+    let idle: Vec<&str> = options.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect();
+    if idle.is_empty() || !origin.is_script() {
+        return Ok(());
+    }
+    let what = format!("{} is a script, of which {} can leave nothing out", origin.name, idle.join(" and "));
+    Err(Error::refused(what, "dump it so, or in --format custom; or leave the options out"))
 }
 
 /// The tables that are asked for, and what the target has of them.
@@ -413,17 +430,10 @@ async fn archive(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obs
     finished(running, fed).await
 }
 
-pub(super) async fn psql(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Running> {
-    let mut arguments = vec!["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1"];
-    arguments.extend(at_once.then_some("--single-transaction"));
-    arguments.push("--file=-");
-    let arguments = arguments.into_iter().map(OsString::from).collect();
-    link.start(&plan.world, &plan.client, "psql", arguments).await
-}
-
-/// SQL by `psql`, which does not notice a script that is cut off: what is not whole is not committed.
+/// SQL by `psql`, which does not notice a script that is cut off: what is not whole is not committed. And what reaches beyond the
+/// database never gets to it.
 async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
-    let mut psql = psql(plan, link, at_once).await?;
+    let mut psql = Psql::start(plan, link, at_once).await?;
     let mut scanner = PlainScanner::new();
     let mut stream = plan.origin.stream().await?;
     let mut head = stream.next().await?;
@@ -436,9 +446,9 @@ async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obse
         if !std::mem::take(&mut is_head) {
             sha.update(piece.unwrap_or_default());
         }
-        Ok(())
+        checks::script_stays_inside(&plan.origin.name, &scanner, at_once)
     };
-    let fed = feed_from(head, psql.input(), stream, observer, look).await;
+    let fed = feed_from(head, psql.running.input(), stream, observer, look).await;
     let whole = fed.and_then(|total| match total {
         None => Ok(None),
         Some(_) => {
@@ -447,16 +457,17 @@ async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obse
             Ok(total)
         }
     });
-    finished(psql, whole).await
+    psql.end(whole).await
 }
 
 /// An archive for a server that does not know one of the settings with which `pg_restore` begins: as SQL without it.
 async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Observer) -> Result<(u64, Vec<String>)> {
-    let mut arguments = plan.pg_restore(false);
+    // It writes BEGIN and COMMIT itself then, and none around large objects.
+    let mut arguments = plan.pg_restore(at_once);
     arguments.push("--file=-".into());
     arguments.extend(plan.origin.directory().map(Into::into));
     let mut restore = link.start_offline(&plan.world, &plan.client, "pg_restore", arguments).await?;
-    let mut psql = psql(plan, link, at_once).await?;
+    let mut psql = Psql::start(plan, link, false).await?;
     let (mut input, output) = restore.take_pipes();
     let mut scanner = PlainScanner::new();
     let stream = if plan.origin.directory().is_some() { None } else { Some(plan.origin.stream().await?) };
@@ -466,7 +477,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
             None => Ok(Some(0)),
         }
     };
-    let (fed, passed) = join(feeding, pass_on(plan, output, psql.input(), &mut scanner)).await;
+    let (fed, passed) = join(feeding, pass_on(plan, output, psql.running.input(), &mut scanner)).await;
     let restored = restore.end().await;
     let whole = match (fed, passed) {
         // psql stopped reading: its end says why.
@@ -476,7 +487,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
-    finished(psql, whole).await
+    psql.end(whole).await
 }
 
 /// Hands SQL from one program to another; false when the other does not read any more.

@@ -144,6 +144,19 @@ impl Running {
         self.input.as_mut().expect("its input was not taken")
     }
 
+    /// What it still writes when its input has ended.
+    pub(crate) async fn rest(&mut self) -> Result<Vec<u8>> {
+        self.input = None;
+        let mut rest = Vec::new();
+        loop {
+            let piece = self.output.read(Vec::new()).await?;
+            if piece.is_empty() {
+                return Ok(rest);
+            }
+            rest.extend_from_slice(&piece);
+        }
+    }
+
     /// Both ends, for a program that is not connected to anything but them.
     pub(crate) fn take_pipes(&mut self) -> (Input, Output) {
         let output = Output { world: self.world.clone(), name: self.name, pipe: self.output.pipe.take() };

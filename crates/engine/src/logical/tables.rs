@@ -11,11 +11,11 @@ use asof_world::MemoryFile;
 use futures::future::join;
 
 use super::chosen::{Chosen, Conflict, Target};
-use super::dump::ended;
 use super::feed::feed;
-use super::load::{LoadPlan, psql};
+use super::load::LoadPlan;
 use super::origin::Place;
 use super::program::{Link, Output, Running};
+use super::psql::Psql;
 use crate::error::{Error, Result};
 use crate::progress::{Event, Observer};
 
@@ -31,9 +31,9 @@ pub(super) async fn load(
     observer: &dyn Observer,
 ) -> Result<(u64, Vec<String>)> {
     let frame = Frame::around(plan, chosen, connection).await?;
-    let mut psql = psql(plan, link, true).await?;
+    let mut psql = Psql::start(plan, link, true).await?;
     let done = write(plan, link, chosen, &frame, &mut psql, observer).await;
-    ended(psql, done).await
+    psql.end(done.map(Some)).await
 }
 
 async fn write(
@@ -41,7 +41,7 @@ async fn write(
     link: &Link,
     chosen: &Chosen,
     frame: &Frame,
-    psql: &mut Running,
+    psql: &mut Psql,
     observer: &dyn Observer,
 ) -> Result<u64> {
     let mut total = say(psql, &frame.before).await?;
@@ -84,12 +84,8 @@ fn around(conflict: Conflict, target: &Target, stage: &str) -> (String, Vec<Stri
 }
 
 /// Gives psql statements.
-async fn say(psql: &mut Running, statements: &[String]) -> Result<u64> {
-    let text: String = statements.iter().map(|sql| format!("{};\n", sql.trim_end().trim_end_matches(';'))).collect();
-    let len = text.len() as u64;
-    // That psql reads no further is said by its end.
-    psql.input().write(text.into_bytes().into()).await?;
-    Ok(len)
+async fn say(psql: &mut Psql, statements: &[String]) -> Result<u64> {
+    psql.say(statements.iter().map(|sql| format!("{};\n", sql.trim_end().trim_end_matches(';'))).collect()).await
 }
 
 /// What is done before the first and after the last row.
@@ -210,7 +206,7 @@ impl Script {
     async fn into(
         self,
         plan: &LoadPlan,
-        psql: &mut Running,
+        psql: &mut Psql,
         rows: Option<(&[u8], &str)>,
         observer: &dyn Observer,
     ) -> Result<u64> {
@@ -223,7 +219,7 @@ impl Script {
             }
         };
         // It takes the output along: when psql reads no further, pg_restore must not wait for somebody who reads.
-        let input = psql.input();
+        let input = psql.running.input();
         let passing = async move {
             let (mut total, mut is_head) = (0, true);
             loop {

@@ -7,8 +7,11 @@
 //!
 //! A script is never proven whole: there is no count and no checksum in it. That the mark of the end is its last word says that `pg_dump` came to its end.
 
+mod words;
+
 use super::Text;
 use memchr::memmem;
+use words::Words;
 
 const DATABASE_BEGINS: &[u8] = b"PostgreSQL database dump";
 const DATABASE_ENDS: &[u8] = b"PostgreSQL database dump complete";
@@ -23,6 +26,9 @@ const MAX_LINE_BYTES: usize = 4 << 10;
 const MAX_STATEMENT_BYTES: usize = 1 << 20;
 /// `NAMEDATALEN` bounds no tag of a dollar quote, but nobody writes longer ones.
 const MAX_TAG_BYTES: usize = 1 << 10;
+
+/// Commands of psql that only say something, and those around a script of `pg_dump`.
+const HARMLESS_COMMANDS: [&[u8]; 5] = [b"restrict", b"unrestrict", b"echo", b"qecho", b"warn"];
 
 /// What was dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +87,19 @@ pub struct PlainSummary {
     pub ending: Ending,
     /// How long it is.
     pub bytes: u64,
+    /// The first statement or command that reaches beyond one database.
+    pub beyond: Option<Reach>,
+    /// The first statement that begins or ends a transaction.
+    pub transaction: Option<Reach>,
+}
+
+/// Something in a script that does more than fill one database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// Its beginning, such as `DROP DATABASE` or `\\connect shop`.
+    pub what: String,
+    /// Behind so many bytes it has ended.
+    pub at: u64,
 }
 
 /// Reads a plain-SQL dump in the pieces in which it comes.
@@ -93,6 +112,8 @@ pub struct PlainScanner {
     statement: Option<Vec<u8>>,
     /// Of the comment or command that is being read.
     line: Vec<u8>,
+    /// Its first words.
+    words: Words,
     /// The last byte outside of quotes and comments, and how many bytes of a word it ends.
     previous: u8,
     word_bytes: usize,
@@ -162,6 +183,7 @@ impl PlainScanner {
             state: State::Normal,
             in_statement: false,
             statement: None,
+            words: Words::default(),
             line: Vec::new(),
             previous: 0,
             word_bytes: 0,
@@ -175,6 +197,8 @@ impl PlainScanner {
                 tables: Vec::new(),
                 ending: Ending::NoEndMark,
                 bytes: 0,
+                beyond: None,
+                transaction: None,
             },
         }
     }
@@ -186,12 +210,24 @@ impl PlainScanner {
             let used = self.step(rest).clamp(1, rest.len());
             let (taken, behind) = rest.split_at(used);
             self.capture(taken);
-            if self.state == State::Normal && self.previous == b';' {
+            self.summary.bytes += taken.len() as u64;
+            if self.state == State::Normal && self.previous == b';' && !self.words.are_in_body() {
                 self.end_of_statement();
             }
-            self.summary.bytes += taken.len() as u64;
             rest = behind;
         }
+    }
+
+    /// What reaches beyond one database, as soon as it has come.
+    #[must_use]
+    pub fn beyond(&self) -> Option<&Reach> {
+        self.summary.beyond.as_ref()
+    }
+
+    /// What begins or ends a transaction, as soon as it has come.
+    #[must_use]
+    pub fn transaction(&self) -> Option<&Reach> {
+        self.summary.transaction.as_ref()
     }
 
     /// Says what it was.
@@ -200,7 +236,7 @@ impl PlainScanner {
         // The last line may have no end.
         match self.state {
             State::LineComment => self.end_of_comment(),
-            State::Command => self.end_of_command(),
+            State::Command => self.end_of_command(self.summary.bytes),
             _ => {}
         }
         self.summary.ending = match self.state {
@@ -228,8 +264,9 @@ impl PlainScanner {
                 let line = &bytes[..end.unwrap_or(bytes.len())];
                 let room = MAX_LINE_BYTES - self.line.len();
                 self.line.extend_from_slice(&line[..line.len().min(room)]);
-                if end.is_some() {
-                    if self.state == State::Command { self.end_of_command() } else { self.end_of_comment() }
+                if let Some(end) = end {
+                    let at = self.summary.bytes + end as u64 + 1;
+                    if self.state == State::Command { self.end_of_command(at) } else { self.end_of_comment() }
                 }
                 return to(end);
             }
@@ -310,7 +347,7 @@ impl PlainScanner {
 
     /// Goes over what means nothing in a statement that does not matter. A dump with `--inserts` is made of it.
     fn skip(&mut self, bytes: &[u8]) -> usize {
-        if !self.in_statement || self.statement.is_some() {
+        if !self.in_statement || self.statement.is_some() || !self.words.are_known() {
             return 0;
         }
         let special = |byte: &u8| matches!(byte, b'\'' | b'"' | b'$' | b'\\' | b'-' | b'/' | b'*' | b';');
@@ -327,6 +364,7 @@ impl PlainScanner {
     fn normal(&mut self, byte: u8) -> usize {
         let before = std::mem::replace(&mut self.previous, byte);
         let word_bytes = self.word_bytes;
+        self.words.take(byte);
         self.word_bytes = if is_word(byte) { word_bytes + 1 } else { 0 };
         // A byte order mark, which psql skips too.
         let mark = matches!((self.summary.bytes, byte), (0, 0xef) | (1, 0xbb) | (2, 0xbf));
@@ -379,10 +417,10 @@ impl PlainScanner {
         let Some(statement) = &mut self.statement else { return };
         let begins_so = |start: &[u8]| {
             let length = statement.len().min(start.len());
-            statement[..length] == start[..length]
+            statement[..length].eq_ignore_ascii_case(&start[..length])
         };
         let comment = statement.len() <= 1 && matches!(statement.first(), None | Some(b'-' | b'/'));
-        if statement.len() > MAX_STATEMENT_BYTES || !(comment || begins_so(b"COPY ") || begins_so(b"SET standard_")) {
+        if statement.len() > MAX_STATEMENT_BYTES || !(comment || begins_so(b"COPY") || begins_so(b"SET standard_")) {
             self.statement = None;
         } else {
             statement.extend_from_slice(&taken[..taken.len().min(MAX_STATEMENT_BYTES)]);
@@ -391,6 +429,13 @@ impl PlainScanner {
 
     fn end_of_statement(&mut self) {
         (self.previous, self.in_statement, self.marker) = (0, false, None);
+        let words = std::mem::take(&mut self.words);
+        let reach = || Reach { what: words.text(), at: self.summary.bytes };
+        if words.reach_beyond() {
+            self.summary.beyond.get_or_insert_with(reach);
+        } else if words.rule_transaction() {
+            self.summary.transaction.get_or_insert_with(reach);
+        }
         let Some(statement) = self.statement.take() else { return };
         let statement = statement.strip_suffix(b";").unwrap_or(&statement);
         if let Some(table) = copied_table(statement) {
@@ -430,12 +475,17 @@ impl PlainScanner {
     }
 
     /// `\restrict` and `\unrestrict` stand around a script since the fixes of August 2025.
-    fn end_of_command(&mut self) {
+    fn end_of_command(&mut self, at: u64) {
         self.state = State::Normal;
         self.previous = 0;
         let line = self.line.trim_ascii();
         if !line.starts_with(b"unrestrict") {
             self.marker = None;
+        }
+        let name = line.split(u8::is_ascii_whitespace).next().unwrap_or_default();
+        if !HARMLESS_COMMANDS.contains(&name) && self.summary.beyond.is_none() {
+            let what = format!("\\{}", String::from_utf8_lossy(line));
+            self.summary.beyond = Some(Reach { what, at });
         }
         if let Some(database) = line.strip_prefix(b"connect ") {
             self.database = Some(Text(database.trim_ascii().to_vec()));
@@ -490,10 +540,20 @@ fn read_rows(bytes: &[u8], rows: &mut u64, line: &mut Line) -> (usize, bool) {
     (1, false)
 }
 
-/// The table of a `COPY … FROM stdin`.
+/// The table of a `COPY … FROM stdin`, however a person writes it.
 fn copied_table(statement: &[u8]) -> Option<TableName> {
-    let rest = statement.strip_prefix(b"COPY ")?;
-    rest.strip_suffix(b" FROM stdin")?;
+    let (copy, rest) = statement.split_at_checked(b"COPY".len())?;
+    let lower = rest.to_ascii_lowercase();
+    let mut words = lower.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).peekable();
+    let is_from = |word: &[u8]| word == b"from" || word.ends_with(b")from");
+    let mut is_input = std::iter::from_fn(|| {
+        let word = words.next()?;
+        Some(is_from(word) && words.peek().is_some_and(|next| *next == b"stdin"))
+    });
+    if !copy.eq_ignore_ascii_case(b"COPY") || !is_input.any(|found| found) {
+        return None;
+    }
+    let rest = rest.trim_ascii_start();
     let (first, rest) = identifier(rest)?;
     Some(match rest.strip_prefix(b".") {
         Some(rest) => TableName { namespace: Some(first), name: identifier(rest)?.0 },
@@ -505,7 +565,7 @@ fn copied_table(statement: &[u8]) -> Option<TableName> {
 fn identifier(text: &[u8]) -> Option<(Text, &[u8])> {
     let Some(mut rest) = text.strip_prefix(b"\"") else {
         let end = text.iter().position(|byte| !is_word(*byte) && *byte != b'$').unwrap_or(text.len());
-        return (end > 0).then(|| (Text(text[..end].to_vec()), &text[end..]));
+        return (end > 0).then(|| (Text(text[..end].to_ascii_lowercase()), &text[end..]));
     };
     let mut name = Vec::new();
     loop {

@@ -136,3 +136,76 @@ proptest! {
         prop_assert_eq!(read(script.as_bytes(), piece), read(script.as_bytes(), script.len().max(1)));
     }
 }
+
+#[test]
+fn what_reaches_beyond_one_database_is_told_as_soon_as_it_has_come() {
+    let scripts = [
+        ("DROP DATABASE shop;", Some("DROP DATABASE SHOP")),
+        ("select 1;\ndrop /* it */ database if exists x;", Some("DROP DATABASE IF EXISTS")),
+        ("DROP/**/DATABASE x;", Some("DROP DATABASE X")),
+        ("create database a;", Some("CREATE DATABASE A")),
+        ("ALTER ROLE a SET work_mem = 1;", Some("ALTER ROLE A SET")),
+        ("drop user a;", Some("DROP USER A")),
+        ("alter system set x = 1;", Some("ALTER SYSTEM SET X")),
+        ("CREATE TABLESPACE t LOCATION '/x';", Some("CREATE TABLESPACE T LOCATION")),
+        ("\\connect shop\n", Some("\\connect shop")),
+        ("select 1 \\! rm\n;", Some("\\! rm")),
+        ("\\restrict abc\nselect 1;\n\\unrestrict abc\n", None),
+        ("CREATE USER MAPPING FOR a SERVER s;", None),
+        ("create table role (a int); select 'DROP DATABASE x;';", None),
+        ("-- DROP DATABASE x;\n/* drop database y; */ select 1;", None),
+        ("COPY a (b) FROM stdin;\nDROP DATABASE x;\n\\connect x\n\\.\n", None),
+    ];
+    for (script, what) in scripts {
+        for piece in [1, 7, 1000] {
+            let mut scanner = PlainScanner::new();
+            script.as_bytes().chunks(piece).for_each(|piece| scanner.push(piece));
+            assert_eq!(scanner.beyond().map(|reach| reach.what.as_str()), what, "{script}");
+        }
+    }
+    for script in SHOPS {
+        let summary = read(script, 100);
+        assert_eq!(summary.beyond, None);
+    }
+    let cluster = read(CLUSTER, 100);
+    assert_eq!(cluster.beyond.map(|reach| reach.what), Some("CREATE ROLE POSTGRES".to_owned()));
+}
+
+#[test]
+fn what_rules_a_transaction_is_told_and_bodies_of_routines_are_not() {
+    let scripts = [
+        ("begin;", Some("BEGIN")),
+        ("select 1; COMMIT WORK;", Some("COMMIT WORK")),
+        ("start transaction;", Some("START TRANSACTION")),
+        ("rollback to savepoint a;", None),
+        (
+            "create function f() returns int begin atomic select 1; select case when true then 2 end; end; select 1;",
+            None,
+        ),
+        ("CREATE OR REPLACE PROCEDURE p() LANGUAGE sql BEGIN ATOMIC INSERT INTO t VALUES (1); END; END;", Some("END")),
+        ("create function f() returns int language plpgsql as $$ begin commit; end $$;", None),
+    ];
+    for (script, what) in scripts {
+        let summary = read(script.as_bytes(), 3);
+        assert_eq!(summary.transaction.map(|reach| reach.what).as_deref(), what, "{script}");
+        assert_eq!(summary.ending, Ending::NoEndMark, "{script}");
+    }
+}
+
+#[test]
+fn rows_are_found_however_a_person_writes_their_copy() {
+    for copy in [
+        "copy t from stdin;",
+        "Copy T\n(a, b)\nFrom  STDIN;",
+        "COPY t(a,b)FROM stdin WITH (FORMAT csv);",
+        "COPY \"t\" FROM stdin;",
+    ] {
+        let summary = read(format!("{copy}\n1\t\\connect x\n\\.\nselect 1;\n").as_bytes(), 5);
+        assert_eq!(summary.tables.len(), 1, "{copy}");
+        assert_eq!((summary.tables[0].table.name.clone(), summary.tables[0].rows), ("t".into(), 1), "{copy}");
+        assert_eq!((summary.beyond, summary.ending), (None, Ending::NoEndMark), "{copy}");
+    }
+    for no_copy in ["COPY t TO stdout;", "COPY t FROM '/stdin';", "copyright from stdin;"] {
+        assert_eq!(read(format!("{no_copy}\nselect 1;\n").as_bytes(), 5).tables, [], "{no_copy}");
+    }
+}
