@@ -102,6 +102,7 @@ pub async fn compare(
     let began = world.monotonic();
     observer.event(Event::Phase("connecting to both sides"));
     let mut pair = Pair::open(a, b, request.jobs).await?;
+    pattern::refuse_idle(&mut pair, &request.tables).await?;
     let mut report = CompareReport::new(request, pair.describe());
     if request.schema {
         observer.event(Event::Phase("comparing descriptions"));

@@ -16,12 +16,22 @@ pub(super) async fn compare(pair: &mut Pair, request: &CompareRequest, report: &
     let Pair { a, b } = pair;
     let (a, b) = try_join(read(a, request, oldest), read(b, request, oldest)).await?;
     // What one side did not tell says nothing about the other.
-    let told =
-        |difference: &Difference| !a.refused.iter().chain(&b.refused).any(|(class, _)| *class == difference.class);
+    let told = |difference: &Difference| {
+        !a.refused.iter().chain(&b.refused).any(|(class, _)| *class == difference.class)
+            && !a
+                .hidden
+                .iter()
+                .chain(&b.hidden)
+                .any(|hidden| hidden.object == named(difference.class, &difference.object))
+    };
     report.differences.extend(differences(&a.facts, &b.facts).into_iter().filter(told));
     report.could_not_compare.extend(a.hidden.into_iter().chain(b.hidden));
     report.could_not_compare.extend(a.refused.into_iter().chain(b.refused).map(|(_, refused)| refused));
     Ok(())
+}
+
+fn named(class: Class, object: &str) -> String {
+    format!("{} {object}", class.words())
 }
 
 /// What one side told.
@@ -39,7 +49,7 @@ impl Told {
         if fact.property != "hidden" {
             self.facts.add(fact);
         } else if let Some(why) = fact.value {
-            let object = format!("{} {}", fact.class.words(), plain(&fact.object));
+            let object = named(fact.class, &plain(&fact.object));
             self.hidden.push(CouldNotCompare { side: label.to_owned(), object, why, denied: true });
         }
     }
@@ -87,5 +97,19 @@ fn fact(query: &Query, row: &Row, request: &CompareRequest) -> Option<Fact> {
         (Some(schema), Some(name)) => request.tables.take(&schema, &name),
         _ => request.tables.include.is_empty(),
     };
-    taken.then(|| Fact { class: query.class, object, parent: text(row, 1), property, value: text(row, 5) })
+    let value = text(row, 5).map(|value| {
+        if EXPRESSIONS.contains(&&*property) { value.replace("::\"json\"", "::json") } else { of_any_major(&value) }
+    });
+    let (object, parent) = (of_any_major(&object), text(row, 1).map(|parent| of_any_major(&parent)));
+    taken.then_some(Fact { class: query.class, object, parent, property, value })
+}
+
+/// Properties in which anything may stand between quotes.
+const EXPRESSIONS: [&str; 9] =
+    ["text", "default", "generated", "query", "definition", "source", "using", "with check", "options"];
+
+/// Names of types as 17 and newer write them: `json` became a word of the grammar there, which `quote_all_identifiers` leaves as it is
+/// (`format_type_extended`, format_type.c).
+fn of_any_major(text: &str) -> String {
+    text.replace("\"pg_catalog\".\"json\"", "json").replace("pg_catalog.\"json\"", "json").replace("\"json\"", "json")
 }

@@ -7,7 +7,7 @@
 //!
 //! What belongs to an extension is left out: the extension and its version stand for it. So is what `initdb` made, apart
 //! from the schema `public`. Columns of catalogs that only newer majors have are asked for through `to_jsonb`, so that one
-//! query serves all. Not-null constraints, which are objects since 18, are compared as the property of the column.
+//! query serves all. Not-null constraints, which are objects since 18, are compared as properties of the column.
 
 mod access;
 mod others;
@@ -66,6 +66,7 @@ pub(super) const QUERIES: &[Query] = &[
     query(Class::Schema, relations::SCHEMAS),
     query(Class::Relation, relations::RELATIONS),
     query(Class::Column, relations::COLUMNS),
+    since(Major::V18, Class::Column, relations::NOT_NULLS),
     query(Class::ColumnOrder, relations::COLUMN_ORDER),
     query(Class::Constraint, relations::CONSTRAINTS),
     query(Class::Index, relations::INDEXES),
@@ -100,10 +101,13 @@ pub(super) const QUERIES: &[Query] = &[
     since(Major::V15, Class::Publication, others::PUBLICATION_SCHEMAS),
     query(Class::Subscription, others::SUBSCRIPTIONS),
     since(Major::V14, Class::Subscription, others::SUBSCRIPTION_COMMITS),
+    since(Major::V15, Class::Subscription, others::SUBSCRIPTION_PHASES),
+    since(Major::V16, Class::Subscription, others::SUBSCRIPTION_ORIGINS),
     query(Class::ForeignDataWrapper, others::FOREIGN_DATA_WRAPPERS),
     query(Class::ForeignServer, others::FOREIGN_SERVERS),
     query(Class::UserMapping, others::USER_MAPPINGS),
     query(Class::Privilege, access::PRIVILEGES),
+    query(Class::Privilege, access::SYSTEM_PRIVILEGES),
     query(Class::DefaultPrivilege, access::DEFAULT_PRIVILEGES),
     query(Class::Comment, access::COMMENTS),
     query(Class::SecurityLabel, access::SECURITY_LABELS),

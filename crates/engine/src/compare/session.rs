@@ -150,6 +150,11 @@ async fn take_snapshot(connection: &mut Connection, snapshot: &str) -> Result<()
 }
 
 impl Session {
+    /// Runs a query that no server refuses.
+    pub(super) async fn query(&mut self, sql: &str) -> Result<Vec<Row>> {
+        Ok(self.connection.query(sql).await?)
+    }
+
     /// Runs a query and gives back its locks. What the server says against the query is a value, a lost connection an error.
     pub(super) async fn attempt(&mut self, sql: &str) -> Result<Tried<Vec<Row>>> {
         self.connection.execute("SAVEPOINT piece").await?;

@@ -54,9 +54,15 @@ impl Key {
     }
 }
 
+/// The size of a table is asked for only where nobody holds or wants it for himself: the functions take a lock, and would wait.
 const TABLES: &str = "
+, taken AS (
+  SELECT relation FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND locktype = 'relation'
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
 SELECT c.oid, format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.relkind = 'f', c.relispopulated, c.relfilenode,
-  coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::bigint, coalesce(pg_table_size(c.oid), 0),
+  CASE WHEN taken.relation IS NULL THEN coalesce(pg_relation_size(c.oid), 0) ELSE 0 END / current_setting('block_size')::bigint,
+  CASE WHEN taken.relation IS NULL THEN coalesce(pg_table_size(c.oid), 0) ELSE 0 END,
   (SELECT json_agg(format('%I', attname)) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
   (SELECT json_agg(json_build_object('primary', indisprimary, 'columns', columns) ORDER BY indisprimary DESC, indexrelid)
     FROM pg_index CROSS JOIN LATERAL (
@@ -66,7 +72,7 @@ SELECT c.oid, format('%I.%I', n.nspname, c.relname), n.nspname, c.relname, c.rel
       JOIN pg_attribute ON attrelid = indrelid AND attnum = u.number WHERE position <= indnkeyatts
     ) k
     WHERE indrelid = c.oid AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL AND indexprs IS NULL AND not_null)
-FROM pg_class c JOIN space n ON n.oid = c.relnamespace
+FROM pg_class c JOIN space n ON n.oid = c.relnamespace LEFT JOIN (SELECT DISTINCT relation FROM taken) taken ON relation = c.oid
 WHERE c.relkind IN ('r', 'm', 'f') AND c.relpersistence <> 't'
   AND (('pg_class'::regclass, c.oid) NOT IN (SELECT classid, objid FROM member)
     OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))";
@@ -76,7 +82,10 @@ type Tables = BTreeMap<String, Table>;
 async fn list(side: &mut Reader, request: &CompareRequest) -> Result<Tables> {
     let rows = side.main().attempt(&format!("{PRELUDE}{TABLES}")).await?.map_err(|refusal| {
         let what = format!("the tables of {} cannot be listed: {}", side.label, refusal.why);
-        Error::refused(what, "connect as a role that may read the catalogs")
+        Error::refused(
+            what,
+            "connect as a role that may read the catalogs, and compare when nobody holds locks on them",
+        )
     })?;
     let mut tables = Tables::new();
     for row in &rows {

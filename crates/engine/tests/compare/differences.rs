@@ -95,6 +95,17 @@ async fn granting_what_everybody_has_by_default_is_no_difference() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_not_null_that_nobody_validated_is_found() {
+    for major in majors().into_iter().filter(|major| *major >= 18) {
+        let two = Two::new(major, "not null", "create table t (a int); alter table t add constraint n not null a");
+        two.server
+            .psql_in(&two.b, "alter table t drop constraint n; alter table t add constraint n not null a not valid");
+        let found = words(&two.compared(&everything()).await);
+        assert_eq!(found, ["column: public.t.a: not null constraint: n -> n NOT VALID"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_comment_is_compared() {
     let planted = "comment on table account is 'others'; comment on column account.id is 'new'";
     let expected = [

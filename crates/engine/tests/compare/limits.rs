@@ -254,6 +254,49 @@ async fn patterns_choose_what_is_compared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_that_nothing_matches_is_refused_and_not_equal() {
+    let two = Two::new(majors()[0], "idle patterns", BASE);
+    two.server.psql_in(&two.b, "create table only_there (a int)");
+    let (a, b) = two.sides();
+    for (pattern, refused) in [("nosuch", true), ("public.n*", true), ("only_there", false), ("ticket", false)] {
+        let tables = Patterns { include: vec![pattern.parse().expect("a pattern")], exclude: Vec::new() };
+        let request = CompareRequest { tables, ..everything() };
+        let done = compare(&World::real(), &a, &b, &request, Arc::new(Silent)).await;
+        match done {
+            Err(error) => assert!(refused && chain(&error).contains("no table of either side matches"), "{pattern}"),
+            Ok(report) => assert!(!refused, "{pattern}: {:?}", words(&report)),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_somebody_has_for_himself_does_not_keep_others_from_being_compared() {
+    for major in majors() {
+        let two = Two::new(major, "locked", BASE);
+        two.server.psql_in(&two.b, "update account set note = 'new' where id = 7");
+        let (a, b) = two.sides();
+        let mut holder = a.server.connect().await.expect("connects");
+        holder.execute("BEGIN; LOCK TABLE public.twice").await.expect("it is locked");
+        let tables = Patterns { include: Vec::new(), exclude: vec!["twice".parse().expect("a pattern")] };
+        let report = compared(&a, &b, &CompareRequest { tables, ..only_content() }).await;
+        assert_eq!(words(&report), ["content: public.account: digest: differs"], "on {major}");
+        holder.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_one_side_hides_are_no_difference() {
+    let sql = "create foreign data wrapper w; create server s foreign data wrapper w; \
+               create user mapping for postgres server s options (a 'b'); grant usage on foreign server s to reader";
+    let two = Two::new(majors()[0], "half hidden", sql);
+    let (mut a, b) = two.sides();
+    a.server.config.user = "reader".to_owned();
+    let report = compared(&a, &b, &everything()).await;
+    assert_eq!(words(&report), Vec::<String>::new());
+    assert_eq!(verdict(&report), Verdict::CouldNotCompare);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_descriptions_a_missing_table_is_still_a_difference() {
     let two = Two::new(majors()[0], "data only", BASE);
     two.server.psql_in(&two.b, "drop table twice; alter table account drop note");

@@ -34,6 +34,9 @@ pub(super) const PRIVILEGES: &str = "
   SELECT format('server %I', srvname), NULL, NULL, NULL, 'S', srvowner, srvacl FROM pg_foreign_server s
   UNION ALL
   SELECT 'the database', NULL, NULL, NULL, 'd', datdba, datacl FROM pg_database WHERE datname = current_database()
+  UNION ALL
+  SELECT 'large object ' || oid, NULL, NULL, NULL, 'L', lomowner, lomacl FROM pg_largeobject_metadata
+  WHERE lomacl IS DISTINCT FROM acldefault('L', lomowner)
 )
 SELECT object, parent, host_schema, host_name,
   'to ' || CASE grantee WHEN 0 THEN 'PUBLIC' WHEN owner THEN 'the owner' ELSE grantee::regrole::text END,
@@ -49,11 +52,37 @@ GROUP BY object, parent, host_schema, host_name, owner, grantee";
 pub(super) const LARGE_OBJECTS: &str = "
 SELECT oid::text, NULL, NULL, NULL, property, value
 FROM pg_largeobject_metadata
-CROSS JOIN LATERAL (VALUES
-  ('owner', lomowner::regrole::text),
-  ('privileges', (SELECT string_agg(e::text, ', ' ORDER BY e::text)
-    FROM unnest(coalesce(lomacl, acldefault('L', lomowner))) e))
-) p(property, value)";
+CROSS JOIN LATERAL (VALUES ('owner', lomowner::regrole::text)) p(property, value)";
+
+/// What was granted and revoked of the system's own objects since `initdb` (`pg_init_privs`), which majors do not agree about.
+pub(super) const SYSTEM_PRIVILEGES: &str = "
+, system AS (
+  SELECT 'relation ' || c.oid::regclass AS object, 'pg_class'::regclass AS class, c.oid,
+    (CASE relkind WHEN 'S' THEN 's' ELSE 'r' END)::\"char\" AS kind, relowner AS owner, relacl AS acl
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+  WHERE nspname IN ('pg_catalog', 'information_schema') AND relacl IS NOT NULL
+  UNION ALL
+  SELECT 'routine ' || f.oid::regprocedure, 'pg_proc'::regclass, f.oid, 'f', proowner, proacl
+  FROM pg_proc f JOIN pg_namespace n ON n.oid = pronamespace
+  WHERE nspname IN ('pg_catalog', 'information_schema') AND proacl IS NOT NULL
+  UNION ALL
+  SELECT 'schema ' || nspname, 'pg_namespace'::regclass, oid, 'n', nspowner, nspacl
+  FROM pg_namespace WHERE nspname IN ('pg_catalog', 'information_schema') AND nspacl IS NOT NULL
+), changed AS (
+  SELECT object, coalesce(acl, acldefault(kind, owner)) AS acl, coalesce(initprivs, acldefault(kind, owner)) AS initial
+  FROM system s LEFT JOIN pg_init_privs i ON i.classoid = s.class AND i.objoid = s.oid AND i.objsubid = 0
+  WHERE acl IS DISTINCT FROM initprivs AND (class, s.oid) NOT IN (SELECT classid, objid FROM member)
+), entries AS (
+  SELECT object, 'granted' AS how, grantee, privilege_type FROM changed CROSS JOIN LATERAL (
+    SELECT grantee, privilege_type FROM aclexplode(acl) EXCEPT SELECT grantee, privilege_type FROM aclexplode(initial)) e
+  UNION ALL
+  SELECT object, 'revoked', grantee, privilege_type FROM changed CROSS JOIN LATERAL (
+    SELECT grantee, privilege_type FROM aclexplode(initial) EXCEPT SELECT grantee, privilege_type FROM aclexplode(acl)) e
+)
+SELECT object, NULL, NULL, NULL,
+  CASE how WHEN 'granted' THEN 'to ' ELSE 'from ' END || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
+  how || ' ' || string_agg(privilege_type, ', ' ORDER BY privilege_type)
+FROM entries WHERE privilege_type <> '$unknown_privilege' GROUP BY object, how, grantee";
 
 pub(super) const DEFAULT_PRIVILEGES: &str = "
 SELECT (pg_identify_object('pg_default_acl'::regclass, d.oid, 0)).identity, NULL, NULL, NULL,

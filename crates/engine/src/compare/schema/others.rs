@@ -89,8 +89,31 @@ WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 /// Not for everybody's eyes up to 13.
 pub(super) const SUBSCRIPTION_COMMITS: &str = "
-SELECT format('%I', subname), NULL, NULL, NULL, 'synchronous commit', subsynccommit
-FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+SELECT format('%I', subname), NULL, NULL, NULL, property, value
+FROM pg_subscription CROSS JOIN LATERAL (VALUES
+  ('synchronous commit', subsynccommit),
+  ('binary', subbinary::text),
+  -- A boolean up to 15.
+  ('streaming', CASE substream::text WHEN 'f' THEN 'false' WHEN 't' THEN 'true' WHEN 'p' THEN 'parallel' ELSE substream::text END)
+) p(property, value)
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+pub(super) const SUBSCRIPTION_PHASES: &str = "
+SELECT format('%I', subname), NULL, NULL, NULL, property, value
+FROM pg_subscription CROSS JOIN LATERAL (VALUES
+  ('two phases', CASE subtwophasestate WHEN 'd' THEN 'no' ELSE 'yes' END),
+  ('disabled by errors', subdisableonerr::text)
+) p(property, value)
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+pub(super) const SUBSCRIPTION_ORIGINS: &str = "
+SELECT format('%I', subname), NULL, NULL, NULL, property, value
+FROM pg_subscription CROSS JOIN LATERAL (VALUES
+  ('origin', suborigin::text),
+  ('password required', subpasswordrequired::text),
+  ('run as owner', subrunasowner::text)
+) p(property, value)
+WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 pub(super) const FOREIGN_DATA_WRAPPERS: &str = "
 SELECT format('%I', fdwname), NULL, NULL, NULL, property, value
@@ -99,6 +122,8 @@ CROSS JOIN LATERAL (VALUES
   ('functions', concat_ws(' ', fdwhandler::regproc, fdwvalidator::regproc)),
   ('options', (SELECT string_agg(option_name || '=' || CASE WHEN option_name ~* 'pass|secret|token|key' THEN '***'
     ELSE option_value END, ', ' ORDER BY option_name) FROM pg_options_to_table(fdwoptions))),
+  ('secret options', (SELECT string_agg(hashtextextended(option_value, 0)::text, ', ' ORDER BY option_name)
+    FROM pg_options_to_table(fdwoptions) WHERE option_name ~* 'pass|secret|token|key')),
   ('owner', fdwowner::regrole::text)
 ) p(property, value)
 WHERE ('pg_foreign_data_wrapper'::regclass, w.oid) NOT IN (SELECT classid, objid FROM member)";
@@ -112,6 +137,8 @@ CROSS JOIN LATERAL (VALUES
   ('version', srvversion),
   ('options', (SELECT string_agg(option_name || '=' || CASE WHEN option_name ~* 'pass|secret|token|key' THEN '***'
     ELSE option_value END, ', ' ORDER BY option_name) FROM pg_options_to_table(srvoptions))),
+  ('secret options', (SELECT string_agg(hashtextextended(option_value, 0)::text, ', ' ORDER BY option_name)
+    FROM pg_options_to_table(srvoptions) WHERE option_name ~* 'pass|secret|token|key')),
   ('owner', srvowner::regrole::text)
 ) p(property, value)
 WHERE ('pg_foreign_server'::regclass, s.oid) NOT IN (SELECT classid, objid FROM member)";
@@ -124,6 +151,8 @@ FROM pg_user_mappings m JOIN pg_foreign_server s ON s.oid = srvid
 CROSS JOIN LATERAL (VALUES
   ('options', (SELECT string_agg(option_name || '=' || CASE WHEN option_name ~* 'pass|secret|token|key' THEN '***'
     ELSE option_value END, ', ' ORDER BY option_name) FROM pg_options_to_table(umoptions))),
+  ('secret options', (SELECT string_agg(hashtextextended(option_value, 0)::text, ', ' ORDER BY option_name)
+    FROM pg_options_to_table(umoptions) WHERE option_name ~* 'pass|secret|token|key')),
   ('hidden', CASE WHEN umoptions IS NULL AND current_setting('is_superuser') <> 'on'
     AND NOT (umuser = 0 AND pg_has_role(srvowner, 'USAGE'))
     AND NOT (umuser <> 0 AND usename = current_user

@@ -50,6 +50,13 @@ CROSS JOIN LATERAL (VALUES
 ) p(property, value)
 WHERE relkind <> 'S'";
 
+/// Objects with a name since 18; on older servers there is nothing to say of them but that they are there.
+pub(super) const NOT_NULLS: &str = "
+SELECT format('%s.%I', name, attname), 'relation:' || name, host_schema, host_name, 'not null constraint',
+  concat_ws(' ', quote_ident(conname), CASE WHEN NOT convalidated THEN 'NOT VALID' END, CASE WHEN connoinherit THEN 'NO INHERIT' END)
+FROM rel JOIN pg_constraint c ON conrelid = rel.oid AND contype = 'n'
+JOIN pg_attribute ON attrelid = rel.oid AND attnum = conkey[1]";
+
 pub(super) const COLUMN_ORDER: &str = "
 SELECT name, 'relation:' || name, host_schema, host_name, 'columns', json_agg(attname ORDER BY attnum)::text
 FROM rel JOIN pg_attribute ON attrelid = rel.oid AND attnum > 0 AND NOT attisdropped
