@@ -130,7 +130,7 @@ pub(crate) struct Load {
     /// Leave the owner of everything as whoever loads.
     #[arg(long, short = 'O')]
     pub(crate) no_owner: bool,
-    /// Leave privileges out.
+    /// Leave privileges out, and the settings that roles have in the database.
     #[arg(long, short = 'x')]
     pub(crate) no_privileges: bool,
     /// Leave tablespaces out.

@@ -27,7 +27,7 @@ use super::feed::{feed, feed_from, feed_watched, finished};
 use super::origin::{Origin, Place};
 use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
-use super::properties;
+use super::properties::{self, Properties};
 use super::said::tell;
 use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, exists, explained, in_database};
@@ -238,14 +238,17 @@ async fn into_new(
     let scaffold = Scaffold::create(&plan.world, &plan.server, &plan.request.database, &plan.like).await;
     let scaffold = scaffold.map_err(|error| explained(error, &plan.like))?;
     let loading = async {
-        let done = run(plan, &scaffold.name, false, observer).await?;
-        apply_properties(plan, &scaffold.name).await?;
-        Ok(done)
+        let (bytes, mut remarks) = run(plan, &scaffold.name, false, observer).await?;
+        remarks.extend(apply_properties(plan, &scaffold.name).await?);
+        Ok((bytes, remarks))
     };
     let named = match until(cancelled, loading).await {
-        Ok(done) => {
+        Ok((bytes, mut remarks)) => {
             observer.event(Event::Phase("naming the database"));
-            scaffold.finish(plan.request.policy == Policy::Replace).await.map(|()| done)
+            scaffold.finish(plan.request.policy == Policy::Replace).await.map(|left| {
+                remarks.extend(left);
+                (bytes, remarks)
+            })
         }
         Err(error) => Err(error),
     };
@@ -262,16 +265,16 @@ async fn into_new(
     }
 }
 
-/// A database that is replaced hands its settings and privileges on; a new one gets those of the dump.
-async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<()> {
+/// A database that is replaced hands its settings and privileges on; a new one gets those of the dump. Returns what is remarked.
+async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<Vec<String>> {
     let mut connection = plan.server.connect().await?;
     let request = &plan.request;
-    let statements = match (request.policy, &plan.existing, &plan.origin.toc) {
-        (Policy::Replace, Some(_), _) => properties::of_existing(&mut connection, &request.database, name).await?,
-        (_, _, Some(toc)) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
-        (_, _, None) => Vec::new(),
+    let properties = match (request.policy, &plan.origin.toc) {
+        (Policy::Replace, _) => properties::of_existing(&mut connection, &request.database, name).await?,
+        (_, Some(toc)) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
+        (_, None) => Properties::default(),
     };
-    let applied = properties::apply(&mut connection, &statements).await;
+    let applied = properties.apply(&mut connection, name, &request.database).await;
     connection.close().await;
     applied
 }
