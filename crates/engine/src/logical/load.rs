@@ -40,6 +40,9 @@ use crate::server::{self, Identity, Server, check_identity};
 /// pg_backup_archiver.c, 17).
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
+/// `ERRCODE_UNDEFINED_DATABASE` (errcodes.txt).
+const UNDEFINED_DATABASE: &str = "3D000";
+
 /// How much of a script is its head.
 const HEAD_LEN: usize = 64 << 10;
 
@@ -134,8 +137,9 @@ impl LoadPlan {
         server: &Server,
         request: LoadRequest,
     ) -> Result<Self> {
+        checks::require_name(&request.database)?;
         let server = server.known_as("asof-load");
-        let mut connection = server.connect().await?;
+        let mut connection = entered(&server, &request).await?;
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_load(origin.maker().unwrap_or(contact.major.number()), contact.major)?.clone();
         let like = like(&origin, &request, contact.major);
@@ -174,6 +178,18 @@ impl LoadPlan {
     pub fn check_server(&self, instance: &str, lineage: &Lineage) -> Result<()> {
         check_identity(instance, lineage, &self.identity).map(drop)
     }
+}
+
+/// A connection to the server. Where that is by the database to load into, one that is not there is missed here already.
+async fn entered(server: &Server, request: &LoadRequest) -> Result<Connection> {
+    server.connect().await.or_else(|error| {
+        let Error::Client(client) = &error else { return Err(error) };
+        let is_missing = client.server_error().is_some_and(|error| error.code == UNDEFINED_DATABASE);
+        if is_missing && server.config.dbname == request.database {
+            checks::require(&[checks::not_there(&request.database)])?;
+        }
+        Err(error)
+    })
 }
 
 /// The tables that are asked for, and what the target has of them.

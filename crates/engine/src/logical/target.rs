@@ -12,7 +12,7 @@ use crate::error::{Error, Result, in_one_line};
 use crate::server::Server;
 
 /// The longest name of a database (`NAMEDATALEN` - 1).
-const NAME_LEN: usize = 63;
+pub(super) const NAME_LEN: usize = 63;
 /// Behind the name of a database that is being loaded.
 const LOADING: &str = "_asof_loading_";
 /// Behind the name of one that has been replaced.

@@ -7,6 +7,7 @@ mod drill;
 mod dumps;
 mod faults;
 mod loads;
+mod names;
 mod properties;
 mod stage;
 mod tables;
