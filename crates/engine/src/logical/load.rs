@@ -27,7 +27,7 @@ use super::feed::{feed, feed_from, feed_watched, finished};
 use super::origin::{Origin, Place};
 use super::parallel_load;
 use super::program::{Input, Link, Output, Running};
-use super::properties::{self, Properties};
+use super::properties;
 use super::said::tell;
 use super::tables;
 use super::target::{Existing, Like, Policy, Scaffold, exists, explained, in_database};
@@ -283,12 +283,14 @@ async fn into_new(
 
 /// A database that is replaced hands its settings and privileges on; a new one gets those of the dump. Returns what is remarked.
 async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<Vec<String>> {
+    let (request, replaces) = (&plan.request, plan.request.policy == Policy::Replace);
+    if plan.origin.toc.is_none() && !replaces {
+        return Ok(vec![plan.origin.without_properties()]);
+    }
     let mut connection = plan.server.connect().await?;
-    let request = &plan.request;
-    let properties = match (request.policy, &plan.origin.toc) {
-        (Policy::Replace, _) => properties::of_existing(&mut connection, &request.database, name).await?,
-        (_, Some(toc)) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
-        (_, None) => Properties::default(),
+    let properties = match plan.origin.toc.as_ref().filter(|_| !replaces) {
+        Some(toc) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
+        None => properties::of_existing(&mut connection, &request.database, name).await?,
     };
     let applied = properties.apply(&mut connection, name, &request.database).await;
     connection.close().await;

@@ -1,11 +1,12 @@
 //! What belongs to a database without being in it: a copy and a replacement have it, and whoever loads is told what they lack.
 
-use asof_engine::logical::{self, LoadPlan, LoadReport, LoadRequest, Policy};
+use asof_engine::logical::{self, Conflict, LoadPlan, LoadReport, LoadRequest, Policy};
 use asof_engine::progress::Silent;
 use asof_testkit::{Server, majors};
 
 use crate::stage::{Stage, clients, databases, into_new, never};
 use crate::support::{chain, link};
+use crate::verify::stock;
 
 async fn shop(major: u32) -> Stage {
     let stage = Stage::new(major).await;
@@ -170,4 +171,54 @@ async fn a_name_of_several_lines_keeps_no_property_from_a_copy() {
     let others = "select shobj_description(oid, 'pg_database'), array_to_string(datacl, ',') !~ '(^|,)=' \
                   from pg_database where datname = 'copy'";
     assert_eq!(server.psql(others), "two\nlines;|t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tar_gives_what_an_archive_gives_and_a_script_says_what_it_lacks() {
+    for major in majors() {
+        let stage = shop(major).await;
+        let server = stage.server();
+        server.psql(
+            "create role keeper; create database odd encoding 'LATIN1' locale 'C' template template0 owner keeper",
+        );
+        server.psql("alter database odd set work_mem = '9MB'; comment on database odd is 'kept'");
+        server.psql_in(
+            "odd",
+            "create table orders (id int primary key); insert into orders select generate_series(1, 9)",
+        );
+        let properties = |database: &str| {
+            let select = "pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, \
+                          shobj_description(oid, 'pg_database')";
+            (
+                server.psql(&format!("select {select} from pg_database where datname = '{database}'")),
+                settings(server, database),
+            )
+        };
+        let (tar, script) = (stage.path("odd.tar"), stage.path("odd.sql"));
+        stock(&stage, "odd", &["-Ft"], &tar);
+        stock(&stage, "odd", &["-Fp"], &script);
+        let load = async |path, request| {
+            let loaded = stage.load(stage.file(path).await.expect("it is opened"), server, request).await;
+            loaded.unwrap_or_else(|error| panic!("{}", chain(&error)))
+        };
+        let report = load(&tar, into_new("of_tar")).await;
+        assert_eq!((report.tables, report.remarks), (Some(1), Vec::new()));
+        assert_eq!(properties("of_tar"), properties("odd"), "on {major}");
+        // Tables can be chosen from it as well, wherever they go.
+        let orders = |request| LoadRequest { tables: vec!["orders".to_owned()], ..request };
+        load(&tar, orders(into_new("part"))).await;
+        server.psql_in("part", "delete from orders where id > 3");
+        let skip = LoadRequest { policy: Policy::IntoExisting, conflict: Conflict::Skip, ..into_new("part") };
+        load(&tar, orders(skip)).await;
+        assert_eq!(server.psql_in("part", "select count(*), max(id) from orders"), "9|9");
+        let report = load(&script, into_new("of_script")).await;
+        let [remark] = report.remarks.as_slice() else { panic!("{:?}", report.remarks) };
+        assert!(remark.contains("odd.sql is a script, which has no properties of its database: owner"), "{remark}");
+        assert_eq!(properties("of_script").1, "");
+        // What the tar needs is missed before anything is made.
+        server.psql("reassign owned by keeper to postgres; drop role keeper");
+        let tar = stage.file(&tar).await.expect("it is opened");
+        let refused = stage.load(tar, server, into_new("again")).await.expect_err("a role is missing");
+        assert!(chain(&refused).contains("keeper are not here"), "{}", chain(&refused));
+    }
 }
