@@ -37,6 +37,7 @@ mod script;
 mod shelve;
 mod snapshot;
 mod sql_check;
+mod statements;
 mod tables;
 mod tar;
 mod target;

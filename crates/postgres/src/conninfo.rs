@@ -24,6 +24,7 @@ use std::time::Duration;
 pub use environment::Environment;
 pub use error::ConninfoError;
 pub use passfile::{PassfileQuery, find_password, mode_is_private};
+pub use programs::database_for_programs;
 pub use secret::Secret;
 pub use settings::Settings;
 

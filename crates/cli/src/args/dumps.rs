@@ -104,7 +104,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "TARGET")]
     pub(crate) into: Option<String>,
     /// Into a new database with this name.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["into"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["into", "replace", "no_safety_dump", "yes"])]
     pub(crate) new_database: Option<String>,
     /// The server of the new database: an instance, or a connection string [default: the instance of the backup].
     #[arg(long, value_name = "INSTANCE|CONNINFO", requires = "new_database")]
@@ -130,7 +130,7 @@ pub(crate) struct Load {
     /// Leave the owner of everything as whoever loads.
     #[arg(long, short = 'O')]
     pub(crate) no_owner: bool,
-    /// Leave privileges out.
+    /// Leave privileges out, and the settings that roles have in the database.
     #[arg(long, short = 'x')]
     pub(crate) no_privileges: bool,
     /// Leave tablespaces out.

@@ -98,7 +98,8 @@ pub(crate) async fn clients(context: &Context, bindir: Option<&Path>, instance: 
 
 fn request(context: &Context, args: &Dump, instance: Option<&Instance>, database: &str) -> Result<DumpRequest> {
     let of = instance.map_or_else(String::new, |instance| format!("{}-", instance.name));
-    let name = args.name.clone().unwrap_or_else(|| format!("{of}{database}-dump-{}", compact(context.world.now())));
+    let stamp = compact(context.world.now());
+    let name = args.name.clone().unwrap_or_else(|| format!("{of}{}-dump-{stamp}", plain(database)));
     Ok(DumpRequest {
         name,
         kind: BackupKind::Manual,
@@ -169,16 +170,19 @@ fn is_dump(directory: &Path) -> bool {
     directory.join("toc.dat").exists()
 }
 
+/// The name of a database as part of the name of a file or a backup: it may hold anything, and neither a place nor a line end comes along.
+pub(crate) fn plain(database: &str) -> String {
+    database.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
+}
+
 /// `DATABASE_YYYYMMDD_HHMMSS`, with an ending that says how it is laid out.
 fn stamped(context: &Context, database: &str, format: Format) -> PathBuf {
-    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-    let database: String = database.chars().map(plain).collect();
     let ending = match format {
         Format::Custom => ".dump",
         Format::Directory => ".dir",
         Format::Plain => ".sql",
     };
-    format!("{database}_{}{ending}", compact(context.world.now()).replace('-', "_")).into()
+    format!("{}_{}{ending}", plain(database), compact(context.world.now()).replace('-', "_")).into()
 }
 
 fn print_plan(plan: &Plan, request: &DumpRequest, destination: &Destination) {

@@ -13,7 +13,7 @@ use asof_repository::lineage::BackupKind;
 use serde_json::json;
 
 use crate::args::{Load, OnConflict};
-use crate::commands::dump::{clients, interrupted};
+use crate::commands::dump::{clients, interrupted, plain};
 use crate::commands::instance::confirmed;
 use crate::commands::origin::named;
 use crate::context::{Context, Instance};
@@ -127,7 +127,8 @@ async fn target(context: &Context, args: &Load, of_backup: Option<&Instance>) ->
 /// The same server, by a database that every server has: the one that is replaced cannot be renamed from within.
 fn maintenance(server: &Server) -> Server {
     let mut server = server.clone();
-    server.config.dbname = "postgres".to_owned();
+    let other = if server.config.dbname == "postgres" { "template1" } else { "postgres" };
+    server.config.dbname = other.to_owned();
     server
 }
 
@@ -161,7 +162,7 @@ async fn safety_dump(context: &Context, clients: &Clients, target: &Target) -> R
     server.config.dbname.clone_from(&target.database);
     // Two loads may be made in one second.
     let id = &context.world.id().to_string()[..4];
-    let name = format!("{}-before-load-{}-{id}", target.database, compact(context.world.now()));
+    let name = format!("{}-before-load-{}-{id}", plain(&target.database), compact(context.world.now()));
     let destination = match &target.instance {
         Some(instance) => Destination::Repository(Box::new(instance.shelf.clone())),
         None => {

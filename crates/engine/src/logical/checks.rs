@@ -14,8 +14,8 @@ use super::clients::Client;
 use super::load::LoadRequest;
 use super::origin::Origin;
 use super::roles;
-use super::target::{Existing, Policy, describe, exists, in_database};
-use crate::error::{Error, Result};
+use super::target::{Existing, NAME_LEN, Policy, describe, exists, in_database};
+use crate::error::{Error, Result, in_one_line};
 use crate::server::Server;
 
 /// One thing that was looked at.
@@ -113,13 +113,31 @@ fn versions(subject: &Subject<'_>) -> Finding {
     }
 }
 
+/// That the database which is named is not there.
+pub(super) fn not_there(name: &str) -> Finding {
+    Finding::failed("database", format!("there is no database {name}; --new-database makes one"))
+}
+
+/// Refuses a name that no database can have. The server cuts a longer one and says so to nobody (`truncate_identifier` of scansup.c,
+/// `namein` of name.c, 13 to 18), and takes that of the role for an empty one.
+pub(super) fn require_name(name: &str) -> Result<()> {
+    let why = match name.len() {
+        0 => "a database cannot be called nothing: give it a name".to_owned(),
+        len if len > NAME_LEN => {
+            format!("{name} has {len} bytes, and the name of a database at most {NAME_LEN}: choose a shorter one")
+        }
+        _ => return Ok(()),
+    };
+    require(&[Finding::failed("database", why)])
+}
+
 async fn target(subject: &Subject<'_>, connection: &mut Connection) -> Result<(Finding, Option<Existing>)> {
     let (name, policy) = (&subject.request.database, subject.request.policy);
     let there = exists(connection, name).await?;
     if !there {
         let finding = match policy {
-            Policy::New | Policy::Replace => Finding::ok("database", format!("{name} will be made")),
-            _ => Finding::failed("database", format!("there is no database {name}; --new-database makes one")),
+            Policy::New => Finding::ok("database", format!("{name} will be made")),
+            Policy::IntoEmpty | Policy::IntoExisting | Policy::Replace => not_there(name),
         };
         return Ok((finding, None));
     }
@@ -129,7 +147,10 @@ async fn target(subject: &Subject<'_>, connection: &mut Connection) -> Result<(F
     }
     let mut inside = match in_database(subject.server, name).connect().await {
         Ok(inside) => inside,
-        Err(error) => return Ok((Finding::failed("database", format!("{name} cannot be entered: {error}")), None)),
+        Err(error) => {
+            let why = format!("{name} cannot be entered: {}", in_one_line(error));
+            return Ok((Finding::failed("database", why), None));
+        }
     };
     let found = describe(&mut inside).await?;
     inside.close().await;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use asof_postgres::conninfo::database_for_programs;
 use asof_repository::lineage::{Backup, BackupKind, Entry, Lineage, Method, Sizes};
 use asof_world::{Id, Timestamp, World};
 use futures::channel::mpsc;
@@ -460,7 +461,7 @@ pub(super) async fn globals(plan: &Plan) -> Result<(Vec<u8>, Vec<String>)> {
 async fn globals_with(plan: &Plan, arguments: &[&str]) -> Result<(Vec<u8>, Vec<String>)> {
     let mut arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
     // The database that let us in; by itself it tries postgres and template1, which a service may keep closed.
-    arguments.push(format!("--database={}", plan.database.name).into());
+    arguments.push(format!("--database={}", database_for_programs(&plan.database.name)).into());
     let mut running = plan.link.start(&plan.world, &plan.client, "pg_dumpall", arguments).await?;
     let (mut sql, mut script) = (Vec::new(), Script::new(&plan.world));
     let pumped = pump(&mut running.output, async |piece| {

@@ -41,6 +41,9 @@ use crate::server::{self, Identity, Server, check_identity};
 /// pg_backup_archiver.c, 17).
 const SETS_TRANSACTION_TIMEOUT: u32 = 17;
 
+/// `ERRCODE_UNDEFINED_DATABASE` (errcodes.txt).
+const UNDEFINED_DATABASE: &str = "3D000";
+
 /// How much of a script is its head.
 const HEAD_LEN: usize = 64 << 10;
 
@@ -136,8 +139,9 @@ impl LoadPlan {
         request: LoadRequest,
     ) -> Result<Self> {
         refuse_idle_options(&origin, &request)?;
+        checks::require_name(&request.database)?;
         let server = server.known_as("asof-load");
-        let mut connection = server.connect().await?;
+        let mut connection = entered(&server, &request).await?;
         let contact = server::contact(&mut connection).await?;
         let client = clients.to_load(origin.maker(), contact.major)?.clone();
         let like = like(&origin, &request, contact.major);
@@ -191,6 +195,18 @@ fn refuse_idle_options(origin: &Origin, request: &LoadRequest) -> Result<()> {
     }
     let what = format!("{} is a script, of which {} can leave nothing out", origin.name, idle.join(" and "));
     Err(Error::refused(what, "dump it so, or in --format custom; or leave the options out"))
+}
+
+/// A connection to the server. Where that is by the database to load into, one that is not there is missed here already.
+async fn entered(server: &Server, request: &LoadRequest) -> Result<Connection> {
+    server.connect().await.or_else(|error| {
+        let Error::Client(client) = &error else { return Err(error) };
+        let is_missing = client.server_error().is_some_and(|error| error.code == UNDEFINED_DATABASE);
+        if is_missing && server.config.dbname == request.database {
+            checks::require(&[checks::not_there(&request.database)])?;
+        }
+        Err(error)
+    })
 }
 
 /// The tables that are asked for, and what the target has of them.
@@ -255,14 +271,17 @@ async fn into_new(
     let scaffold = Scaffold::create(&plan.world, &plan.server, &plan.request.database, &plan.like).await;
     let scaffold = scaffold.map_err(|error| explained(error, &plan.like))?;
     let loading = async {
-        let done = run(plan, &scaffold.name, false, observer).await?;
-        apply_properties(plan, &scaffold.name).await?;
-        Ok(done)
+        let (bytes, mut remarks) = run(plan, &scaffold.name, false, observer).await?;
+        remarks.extend(apply_properties(plan, &scaffold.name).await?);
+        Ok((bytes, remarks))
     };
     let named = match until(cancelled, loading).await {
-        Ok(done) => {
+        Ok((bytes, mut remarks)) => {
             observer.event(Event::Phase("naming the database"));
-            scaffold.finish(plan.request.policy == Policy::Replace).await.map(|()| done)
+            scaffold.finish(plan.request.policy == Policy::Replace).await.map(|left| {
+                remarks.extend(left);
+                (bytes, remarks)
+            })
         }
         Err(error) => Err(error),
     };
@@ -279,16 +298,18 @@ async fn into_new(
     }
 }
 
-/// A database that is replaced hands its settings and privileges on; a new one gets those of the dump.
-async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<()> {
+/// A database that is replaced hands its settings and privileges on; a new one gets those of the dump. Returns what is remarked.
+async fn apply_properties(plan: &LoadPlan, name: &str) -> Result<Vec<String>> {
+    let (request, replaces) = (&plan.request, plan.request.policy == Policy::Replace);
+    if plan.origin.toc.is_none() && !replaces {
+        return Ok(vec![plan.origin.without_properties()]);
+    }
     let mut connection = plan.server.connect().await?;
-    let request = &plan.request;
-    let statements = match (request.policy, &plan.existing, &plan.origin.toc) {
-        (Policy::Replace, Some(_), _) => properties::of_existing(&mut connection, &request.database, name).await?,
-        (_, _, Some(toc)) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
-        (_, _, None) => Vec::new(),
+    let properties = match plan.origin.toc.as_ref().filter(|_| !replaces) {
+        Some(toc) => properties::of_archive(toc, name, !request.no_owner, !request.no_privileges),
+        None => properties::of_existing(&mut connection, &request.database, name).await?,
     };
-    let applied = properties::apply(&mut connection, &statements).await;
+    let applied = properties.apply(&mut connection, name, &request.database).await;
     connection.close().await;
     applied
 }

@@ -15,9 +15,13 @@ use super::fetch::{StoredDump, StoredFile};
 use super::layers::{Layers, Recipe, WRAPPED_LEN};
 use super::members::{SQL, TABLES, TOC, TOC_LIMIT, block_header, file_of, with_data};
 use super::record::{Details, FileRecord, Format, TableRecord};
+use super::tar::TarReader;
 use super::to_file;
 use crate::error::{Error, Result};
 use crate::shelf::Shelf;
+
+/// What to do about a dump that cannot be read.
+const AGAIN: &str = "take another copy of it, or dump again";
 
 /// How much of a file is read at once.
 const PIECE_LEN: usize = 4 << 20;
@@ -168,8 +172,8 @@ impl Origin {
         let Place::File { recipe, .. } = &self.place else { return Ok(None) };
         let format = match &recipe.inner {
             Kind::Custom => ArchiveFormat::Custom,
-            // The table of contents is the first member of what pg_dump writes; pg_restore reads it for us.
-            Kind::Tar | Kind::PlainSql => return Ok(None),
+            Kind::Tar => return self.toc_of_tar().await,
+            Kind::PlainSql => return Ok(None),
             Kind::TocOfDirectory => {
                 let what = format!("{} is a part of a dump in directory format", self.name);
                 return Err(Error::refused(what, "name the directory"));
@@ -199,6 +203,21 @@ impl Origin {
         Err(Error::damaged(format!("{} ends inside its table of contents", self.name), "take another copy of it"))
     }
 
+    /// The first member of what `pg_dump` writes. Another tar may have it anywhere, where only `pg_restore` looks for it.
+    async fn toc_of_tar(&self) -> Result<Option<Toc>> {
+        let (mut stream, mut reader, mut len) = (self.stream().await?, TarReader::new(), 0);
+        while let Some(piece) = stream.next().await?.filter(|_| len < TOC_LIMIT) {
+            len += piece.len() as u64;
+            let pushed = reader.push(&piece);
+            if let Some(toc) = reader.toc() {
+                return Ok(Some(toc.clone()));
+            }
+            pushed
+                .map_err(|why| Error::damaged(format!("{} is no archive that can be read: {why}", self.name), AGAIN))?;
+        }
+        Ok(None)
+    }
+
     /// Whether it is SQL and not an archive.
     #[must_use]
     pub fn is_script(&self) -> bool {
@@ -207,6 +226,15 @@ impl Origin {
             Place::File { recipe, .. } => recipe.inner == Kind::PlainSql,
             Place::Directory(_) => false,
         }
+    }
+
+    /// What a new database lacks that is made of what has no table of contents.
+    pub(super) fn without_properties(&self) -> String {
+        let kind = if self.is_script() { "a script" } else { "a tar without a table of contents in front" };
+        format!(
+            "{} is {kind}, which has no properties of its database: owner, settings, privileges and comment are those of a new one",
+            self.name
+        )
     }
 
     /// The directory that programs read by themselves.
@@ -305,7 +333,7 @@ fn decoded(name: &str, format: ArchiveFormat, bytes: &[u8]) -> Result<Toc> {
 }
 
 fn damaged(name: &str, error: &dyn std::error::Error) -> Error {
-    Error::damaged(format!("{name} is no archive that can be read: {error}"), "take another copy of it, or dump again")
+    Error::damaged(format!("{name} is no archive that can be read: {error}"), AGAIN)
 }
 
 async fn recipe(world: &World, path: &Path, secret: Option<&Secret>) -> Result<Recipe> {

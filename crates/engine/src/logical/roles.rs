@@ -7,13 +7,15 @@ use asof_postgres::client::Connection;
 
 use super::checks::{Finding, Subject, names};
 use super::mentions::{identifiers, without_name};
+use super::properties::{is_of_database, roles_with_settings};
+use super::target::Policy;
 use crate::error::Result;
 
 /// What entries need.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Needed {
     owners: BTreeSet<String>,
-    /// Named by privileges and by default privileges.
+    /// Named by privileges, by default privileges and by settings of roles in the database.
     granted: BTreeSet<String>,
     /// Named by what no option leaves out.
     bound: BTreeSet<String>,
@@ -28,7 +30,12 @@ pub(super) async fn check(subject: &Subject<'_>, entries: &[&Entry], connection:
         _ => BTreeSet::new(),
     };
     let mut needed = Needed::default();
-    entries.iter().for_each(|entry| needed.add(entry, &first));
+    entries.iter().filter(|entry| !is_of_database(entry)).for_each(|entry| needed.add(entry, &first));
+    // Only a database that is made from the dump gets its properties from it, whatever tables were chosen.
+    if subject.request.policy == Policy::New {
+        let toc = subject.origin.toc.iter().flat_map(|toc| &toc.entries);
+        toc.filter(|entry| is_of_database(entry)).for_each(|entry| needed.add(entry, &first));
+    }
     if subject.request.no_owner {
         needed.owners.clear();
     }
@@ -77,6 +84,7 @@ impl Needed {
             // `ALTER DEFAULT PRIVILEGES FOR ROLE` the owner (`dumpDefaultACL`, pg_dump.c).
             b"DEFAULT ACL" => self.granted.extend(owner.into_iter().chain(grantees(&definition))),
             b"ACL" => self.granted.extend(grantees(&definition)),
+            b"DATABASE PROPERTIES" => self.granted.extend(roles_with_settings(&definition)),
             _ if is_given => self.owners.extend(owner.filter(|owner| !(is_public && first.contains(owner)))),
             _ => {}
         }

@@ -62,6 +62,11 @@ impl TarReader {
         wrong.map_or(Ok(()), Err)
     }
 
+    /// The table of contents, once it has come.
+    pub(super) fn toc(&self) -> Option<&Toc> {
+        self.members.toc.as_ref()
+    }
+
     /// The table of contents, and what was found.
     pub(super) fn finish(self) -> Result<(Toc, Contents), String> {
         self.decoder.expect("one piece is read at a time").finish().map_err(|error| error.to_string())?;

@@ -8,11 +8,15 @@ use asof_postgres::client::{Connection, escape_identifier, escape_literal};
 use asof_world::{World, planted};
 
 use super::record::DatabaseRecord;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_one_line};
 use crate::server::Server;
 
 /// The longest name of a database (`NAMEDATALEN` - 1).
-const NAME_LEN: usize = 63;
+pub(super) const NAME_LEN: usize = 63;
+/// Behind the name of a database that is being loaded.
+const LOADING: &str = "_asof_loading_";
+/// Behind the name of one that has been replaced.
+const REPLACED: &str = "_asof_replaced_";
 
 /// What becomes of the database that is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,39 +76,42 @@ pub(super) struct Scaffold {
     server: Server,
     /// What it is called until then.
     pub(super) name: String,
+    /// What the one is called that it replaces, until that is dropped.
+    replaced: String,
     finally: String,
 }
 
 impl Scaffold {
     /// Creates an empty database like the one of the dump. `server` names any other database.
     pub(super) async fn create(world: &World, server: &Server, finally: &str, like: &Like) -> Result<Self> {
-        let mark = format!("_asof_loading_{}", &world.id().to_string()[..8]);
-        let kept: String = shortened(finally, NAME_LEN - mark.len());
-        let name = if planted("l2") { finally.to_owned() } else { kept + &mark };
+        let id = &world.id().to_string()[..8];
+        // Short enough for both marks.
+        let kept = shortened(finally, NAME_LEN - REPLACED.len() - id.len());
+        let name = if planted("l2") { finally.to_owned() } else { format!("{kept}{LOADING}{id}") };
+        let replaced = format!("{kept}{REPLACED}{id}");
         let mut connection = server.connect().await?;
         let sql = format!("CREATE DATABASE {} {}", escape_identifier(&name), like.clause());
         let created = connection.execute(&sql).await;
         connection.close().await;
         created?;
-        Ok(Self { server: server.clone(), name, finally: finally.to_owned() })
+        Ok(Self { server: server.clone(), name, replaced, finally: finally.to_owned() })
     }
 
-    /// Gives the database its name; the one that had it is dropped, when it is to be replaced.
-    pub(super) async fn finish(&self, replaces: bool) -> Result<()> {
+    /// Gives the database its name; the one that had it is dropped, when it is to be replaced. Returns what is left of that.
+    pub(super) async fn finish(&self, replaces: bool) -> Result<Option<String>> {
         let mut connection = self.server.connect().await?;
         let result = self.rename(&mut connection, replaces).await;
         connection.close().await;
         result
     }
 
-    async fn rename(&self, connection: &mut Connection, replaces: bool) -> Result<()> {
+    async fn rename(&self, connection: &mut Connection, replaces: bool) -> Result<Option<String>> {
         if planted("l2") {
-            return Ok(());
+            return Ok(None);
         }
         let (new, name) = (escape_identifier(&self.name), escape_identifier(&self.finally));
         if replaces {
-            let old = self.name.replacen("_asof_loading_", "_asof_replaced_", 1);
-            let old = escape_identifier(&old);
+            let old = escape_identifier(&self.replaced);
             // A database can only be renamed when nobody is connected to it, and applications connect again at once.
             connection.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await?;
             let renamed = async {
@@ -120,11 +127,18 @@ impl Scaffold {
                 connection.execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")).await?;
                 return Err(error.into());
             }
-            connection.execute(&format!("DROP DATABASE {old}")).await?;
-            return Ok(());
+            // The new one is in its place: from here on nothing is a failure of the load.
+            let dropped = drop_database(connection, &self.replaced).await;
+            return Ok(dropped.err().map(|error| {
+                format!(
+                    "what was replaced is left behind as {}: drop it by hand ({})",
+                    self.replaced,
+                    in_one_line(error)
+                )
+            }));
         }
         connection.execute(&format!("ALTER DATABASE {new} RENAME TO {name}")).await?;
-        Ok(())
+        Ok(None)
     }
 
     /// Drops the database with what was loaded of it.
@@ -134,11 +148,22 @@ impl Scaffold {
         }
         let mut connection = self.server.connect().await?;
         end_sessions(&mut connection, &self.name).await?;
-        let dropped = connection.execute(&format!("DROP DATABASE IF EXISTS {}", escape_identifier(&self.name))).await;
+        let dropped = drop_database(&mut connection, &self.name).await;
         connection.close().await;
-        dropped?;
-        Ok(())
+        dropped
     }
+}
+
+/// Drops a database if it is there. One that is a template cannot be dropped (`dropdb` of dbcommands.c, 13 to 18).
+async fn drop_database(connection: &mut Connection, name: &str) -> Result<()> {
+    let sql = "SELECT 1 FROM pg_database WHERE datname = $1 AND datistemplate";
+    let is_template = !connection.query_params(sql, &[Some(name)]).await?.is_empty();
+    let name = escape_identifier(name);
+    if is_template {
+        connection.execute(&format!("ALTER DATABASE {name} IS_TEMPLATE false")).await?;
+    }
+    connection.execute(&format!("DROP DATABASE IF EXISTS {name}")).await?;
+    Ok(())
 }
 
 /// Whoever is connected to a database is disconnected.

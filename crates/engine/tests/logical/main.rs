@@ -7,6 +7,8 @@ mod drill;
 mod dumps;
 mod faults;
 mod loads;
+mod names;
+mod properties;
 mod scripts;
 mod stage;
 mod tables;

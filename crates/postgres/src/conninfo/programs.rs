@@ -8,6 +8,13 @@ use std::fmt::Write;
 use super::settings::quoted;
 use super::{ChannelBinding, Config, Host, RootCertificates, SslMode, SslNegotiation, Target};
 
+/// A database as the options of client programs take it that read a connection string where a name may stand (`recognized_connection_string`
+/// of fe-connect.c, 13 to 18): whatever its name looks like, it is only a name.
+#[must_use]
+pub fn database_for_programs(name: &str) -> String {
+    format!("dbname={}", quoted(name))
+}
+
 impl Config {
     /// The host whose name a connection gives as its server, see [`crate::client::Connection::server`].
     #[must_use]
@@ -128,6 +135,17 @@ mod tests {
         assert_eq!(read.connect_timeout, config.connect_timeout);
         let (variable, password) = config.password_variable(host).expect("there is one");
         assert_eq!((variable, password.expose()), ("PGPASSWORD", "secret"));
+    }
+
+    #[test]
+    fn a_database_for_programs_is_a_name_and_nothing_else() {
+        for name in ["a", "a=b", "port=1 dbname=x", "postgresql://h/x", "", "it's \\ 'x'", "li\nne", "a port=1"] {
+            let text = database_for_programs(name);
+            let mut settings = super::super::Settings::parse(&text).expect("parses");
+            assert_eq!(settings.get("dbname"), Some(name), "{text}");
+            settings.remove("dbname");
+            assert_eq!(settings.to_conninfo(), "", "{text}");
+        }
     }
 
     #[test]
