@@ -92,7 +92,7 @@ fn differing((class, object): &(Class, String), here: &Thing, there: &Thing) -> 
         _ => a != b,
     });
     let shown = |name: &str, value: Option<String>| match name {
-        "type" | "owner" => value.map(|value| plain(&value)),
+        "type" | "owner" | "not null constraint" => value.map(|value| plain(&value)),
         // A digest of them, which is nobody's business either.
         "secret options" => value.map(|_| "***".to_owned()),
         _ => value,

@@ -115,7 +115,7 @@ grant select on large object 816 to reader;
 comment on large object 816 is 'empty';
 create table papers (j json default '{"a": "json"}'::json, many json[]);
 create domain paper as json;
-create function printed(json, "json" json) returns json language sql as 'select $1';
+create function printed(json, "JSON" json) returns json language sql as 'select $1';
 create cast (json as pair) with inout;
 grant select on pg_authid to reader;
 revoke execute on function upper(text) from public;

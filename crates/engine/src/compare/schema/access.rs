@@ -36,7 +36,7 @@ pub(super) const PRIVILEGES: &str = "
   SELECT 'the database', NULL, NULL, NULL, 'd', datdba, datacl FROM pg_database WHERE datname = current_database()
   UNION ALL
   SELECT 'large object ' || oid, NULL, NULL, NULL, 'L', lomowner, lomacl FROM pg_largeobject_metadata
-  WHERE lomacl IS DISTINCT FROM acldefault('L', lomowner)
+  WHERE lomacl <> acldefault('L', lomowner)
 )
 SELECT object, parent, host_schema, host_name,
   'to ' || CASE grantee WHEN 0 THEN 'PUBLIC' WHEN owner THEN 'the owner' ELSE grantee::regrole::text END,
@@ -54,7 +54,8 @@ SELECT oid::text, NULL, NULL, NULL, property, value
 FROM pg_largeobject_metadata
 CROSS JOIN LATERAL (VALUES ('owner', lomowner::regrole::text)) p(property, value)";
 
-/// What was granted and revoked of the system's own objects since `initdb` (`pg_init_privs`), which majors do not agree about.
+/// What was granted and revoked of the system's own objects since `initdb` (`pg_init_privs`), which majors do not agree about. Some views
+/// of `information_schema` may be read by everybody although `initdb` notes nothing of it (18).
 pub(super) const SYSTEM_PRIVILEGES: &str = "
 , system AS (
   SELECT 'relation ' || c.oid::regclass AS object, 'pg_class'::regclass AS class, c.oid,
@@ -80,9 +81,10 @@ pub(super) const SYSTEM_PRIVILEGES: &str = "
     SELECT grantee, privilege_type FROM aclexplode(initial) EXCEPT SELECT grantee, privilege_type FROM aclexplode(acl)) e
 )
 SELECT object, NULL, NULL, NULL,
-  CASE how WHEN 'granted' THEN 'to ' ELSE 'from ' END || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
-  how || ' ' || string_agg(privilege_type, ', ' ORDER BY privilege_type)
-FROM entries WHERE privilege_type <> '$unknown_privilege' GROUP BY object, how, grantee";
+  how || ' ' || whom, string_agg(privilege_type, ', ' ORDER BY privilege_type) || ' ' || how || ' ' || whom
+FROM entries CROSS JOIN LATERAL (SELECT CASE how WHEN 'granted' THEN 'to ' ELSE 'from ' END
+  || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS whom) w
+WHERE NOT (how = 'granted' AND grantee = 0 AND privilege_type = 'SELECT' AND object ~ '^relation \"?information_schema\"?[.]') AND privilege_type <> '$unknown_privilege' GROUP BY object, how, whom";
 
 pub(super) const DEFAULT_PRIVILEGES: &str = "
 SELECT (pg_identify_object('pg_default_acl'::regclass, d.oid, 0)).identity, NULL, NULL, NULL,
