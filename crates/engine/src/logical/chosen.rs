@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use asof_postgres::archive::select::closure_of_tables;
+use asof_postgres::archive::select::{LoosePartition, closure_of_tables};
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, escape_identifier, escape_literal};
 use asof_postgres::pattern::{Pattern, PatternError};
@@ -29,8 +29,8 @@ pub(super) struct Chosen {
     pub(super) new: HashSet<i32>,
     /// Tables that it has, and the entry of their rows.
     pub(super) existing: Vec<Target>,
-    /// Foreign keys to tables that were not chosen but are there.
-    pub(super) keys: Vec<String>,
+    /// What is done behind the rows: partitions are attached to parents that are there, and foreign keys made to tables that are.
+    pub(super) behind: Vec<String>,
     /// What was found on the way.
     pub(super) findings: Vec<Finding>,
 }
@@ -72,7 +72,7 @@ pub(super) async fn choose(
         let has = tables.map(quoted).collect::<Named>().list().unwrap_or_else(|| "no tables".to_owned());
         return Err(Error::refused(what, format!("it has {has}; quote names with capitals as in SQL")));
     }
-    let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), keys: Vec::new(), findings: Vec::new() };
+    let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), behind: Vec::new(), findings: Vec::new() };
     let (mut absent, mut names) = (Vec::new(), Vec::new());
     for table in selection.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE") {
         match target(toc, table, inside.as_deref_mut()).await? {
@@ -153,6 +153,10 @@ impl Chosen {
                 self.new.insert(needed.dump_id);
             }
         }
+        for loose in &selection.loose {
+            let there = is_there(loose.parent, inside.as_deref_mut()).await?;
+            self.attach(loose, there);
+        }
         let by_id: BTreeMap<i32, &Entry> = toc.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         for cut in &selection.cut {
             let others = cut.entry.dependencies.iter().filter_map(|id| by_id.get(id));
@@ -164,7 +168,7 @@ impl Chosen {
                 there &= is_there(other, inside.as_deref_mut()).await?;
             }
             if there {
-                self.keys.push(cut.statement.clone());
+                self.behind.push(cut.statement.clone());
             } else {
                 let left = cut.statement.split_whitespace().collect::<Vec<_>>().join(" ");
                 self.findings.push(Finding {
@@ -174,6 +178,25 @@ impl Chosen {
             }
         }
         Ok(())
+    }
+
+    /// A partition is attached when its indexes are there: the server takes those that fit for parts of its parent's, and makes the
+    /// others (`AttachPartitionEnsureIndexes` in tablecmds.c).
+    fn attach(&mut self, loose: &LoosePartition<'_>, parent_is_there: bool) {
+        match (&loose.attach, parent_is_there) {
+            (Some(statement), true) => self.behind.push(statement.clone()),
+            (None, true) => self.new.retain(|id| loose.indexes.iter().all(|index| index.dump_id != *id)),
+            (attach, false) => {
+                let (partition, parent) = (quoted(loose.partition), quoted(loose.parent));
+                let found = match attach {
+                    Some(_) => {
+                        format!("{partition} becomes a table of its own: {parent}, which it is a part of, is not there")
+                    }
+                    None => format!("{partition} brings {parent}, which it is a part of, without its other partitions"),
+                };
+                self.findings.push(Finding::ok("partition", found));
+            }
+        }
     }
 
     /// Whether what exists may be touched.
