@@ -251,13 +251,7 @@ fn script(name: &str, scanner: PlainScanner) -> Result<(Contents, ScriptFacts)> 
         };
         return Err(damaged(name, &format!("{ending}, after {} bytes", summary.bytes)));
     }
-    let mut contents = Contents::default();
-    for rows in &summary.tables {
-        let schema = rows.table.namespace.as_ref().map_or_else(String::new, |name| name.to_lossy());
-        let name = rows.table.name.to_lossy();
-        let record = TableRecord { schema, name, rows: Some(rows.rows), bytes: 0, estimate: None };
-        contents.tables.push((0, record));
-    }
+    let contents = Contents::of_rows(&summary.tables);
     let facts = ScriptFacts {
         server_version: summary.server_version,
         is_cluster: summary.scope == Some(Scope::Cluster),

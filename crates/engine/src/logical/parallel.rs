@@ -73,11 +73,11 @@ pub(super) async fn archives(
     observer: &dyn Observer,
 ) -> Result<Vec<Archive>> {
     let mut first = plan.arguments(&request.selection);
-    first.extend(shares.iter().flatten().map(|table| format!("--exclude-table-data={}", table.quoted()).into()));
+    first.extend(shares.iter().flatten().map(|table| table.option("--exclude-table-data")));
     let further = shares.iter().map(|tables| {
         let mut arguments = plan.arguments(&request.selection);
         arguments.push("--data-only".into());
-        arguments.extend(tables.iter().map(|table| OsString::from(format!("--table={}", table.quoted()))));
+        arguments.extend(tables.iter().map(|table| table.option("--table")));
         arguments
     });
     let all = std::iter::once(first).chain(further);
@@ -155,7 +155,16 @@ mod tests {
 
     fn table(oid: u32, mib: u64) -> Table {
         let (schema, name) = ("s".to_owned(), oid.to_string());
-        Table { oid, schema, name, estimate: 0, bytes: 0, all_bytes: mib << 20, unlogged: false }
+        Table {
+            oid,
+            schema,
+            name,
+            estimate: 0,
+            bytes: 0,
+            all_bytes: mib << 20,
+            unlogged: false,
+            dumped: Default::default(),
+        }
     }
 
     #[test]

@@ -63,6 +63,33 @@ async fn a_large_table_is_stored_in_packs_that_are_closed_when_they_are_full() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn names_of_a_database_in_another_encoding_are_recorded_as_the_server_says_them() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        stage.server().psql("create database old template template0 encoding 'LATIN1' locale 'C'");
+        let street = "set client_encoding = 'UTF8'; create table \"straße\" (name text); insert into \"straße\" values ('Größe'), ('klein')";
+        stage.server().psql_in("old", street);
+        for (format, jobs) in [(Format::Plain, 1), (Format::Custom, 1), (Format::Directory, 2)] {
+            let path = stage.path(&format!("{format:?}"));
+            let asked = DumpRequest { format, jobs, ..request("all") };
+            let made = stage.dump("old", &asked, &Destination::File(path.clone())).await;
+            let made = made.unwrap_or_else(|error| panic!("{format:?} on {major}: {}", chain(&error)));
+            assert_eq!(made.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["straße"]);
+            let origin = stage.file(&path).await.expect("it is opened");
+            let report = logical::verify(&origin, &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert_eq!((report.rows, report.held_against_record), (Some(2), true), "{format:?} on {major}");
+            let database = format!("new_{format:?}").to_lowercase();
+            stage.load_new(origin, &database).await;
+            let found = "select count(*), pg_encoding_to_char(encoding) from \"straße\", pg_database where datname = current_database() group by 2";
+            assert_eq!(
+                stage.server().psql_in(&database, &format!("set client_encoding = 'UTF8'; {found}")),
+                "2|LATIN1"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn security_labels_come_back_and_are_compared() {
     for major in majors() {
         let provider = LabelProvider::build(major);
