@@ -223,7 +223,8 @@ impl Reading {
         for (part, digest) in parts {
             origin.prove(part, digest)?;
         }
-        let recorded = !parts.is_empty() && parts.iter().all(|(part, _)| origin.sha256.contains_key(*part));
+        let is_recorded = |part: &str| origin.sha256.contains_key(part) || origin.outer_sha256.is_some();
+        let recorded = !parts.is_empty() && parts.iter().all(|(part, _)| is_recorded(part));
         let compressed = match &origin.place {
             Place::File { recipe, .. } if recipe.is_compressed() => true,
             _ => toc.as_ref().is_some_and(|toc| toc.compression == Compression::Gzip),
