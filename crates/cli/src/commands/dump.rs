@@ -143,6 +143,12 @@ fn destination(
         Some(directory) if directory.is_dir() && directory.read_dir().is_ok() && !is_dump(&directory) => {
             directory.join(stamped)
         }
+        Some(path) if path.as_os_str() == "-" => {
+            let what = "a dump is written under a name that it gets when it is whole, and not to standard output";
+            return Err(Failure::refused(what, "name a file with --out; ./- is the file of that name"));
+        }
+        // A directory may be called one.
+        Some(path) if format == Format::Directory => path.components().collect(),
         Some(path) => path,
     };
     let path = std::path::absolute(&path).map_err(Failure::file("find", &path))?;
