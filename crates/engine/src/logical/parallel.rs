@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 use super::dump::{DumpRequest, Dumped, Plan, ended, pump};
 use super::outcome::Contents;
 use super::shelve::Shelving;
-use super::snapshot::Table;
+use super::snapshot::{Table, option};
 use super::watched::Stored;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
@@ -73,11 +73,11 @@ pub(super) async fn archives(
     observer: &dyn Observer,
 ) -> Result<Vec<Archive>> {
     let mut first = plan.arguments(&request.selection);
-    first.extend(shares.iter().flatten().map(|table| table.option("--exclude-table-data")));
+    first.extend(shares.iter().flatten().map(|table| option("--exclude-table-data", table.dumped())));
     let further = shares.iter().map(|tables| {
         let mut arguments = plan.arguments(&request.selection);
         arguments.push("--data-only".into());
-        arguments.extend(tables.iter().map(|table| table.option("--table")));
+        arguments.extend(tables.iter().map(|table| option("--table", table.dumped())));
         arguments
     });
     let all = std::iter::once(first).chain(further);

@@ -51,18 +51,6 @@ impl Table {
         format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.name))
     }
 
-    /// An option of `pg_dump` for exactly this table: it takes names in the encoding of the database, as long as nobody asks it for
-    /// another one.
-    pub(crate) fn option(&self, option: &str) -> OsString {
-        let mut bytes = option.as_bytes().to_vec();
-        for (before, name) in [(b'=', &self.dumped.0), (b'.', &self.dumped.1)] {
-            bytes.extend([before, b'"']);
-            name.iter().for_each(|byte| bytes.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 })));
-            bytes.push(b'"');
-        }
-        OsString::from_vec(bytes)
-    }
-
     /// Schema and name as they are in a dump.
     pub(crate) fn dumped(&self) -> (&[u8], &[u8]) {
         (&self.dumped.0, &self.dumped.1)
@@ -184,7 +172,19 @@ impl Snapshot {
     }
 }
 
-fn from_hex(row: &asof_postgres::client::Row, at: usize) -> Result<Vec<u8>> {
+/// An option of `pg_dump` for exactly this schema and name: it takes them in the encoding of the database, as long as nobody asks it
+/// for another one.
+pub(super) fn option(option: &str, (schema, name): (&[u8], &[u8])) -> OsString {
+    let mut bytes = option.as_bytes().to_vec();
+    for (before, name) in [(b'=', schema), (b'.', name)] {
+        bytes.extend([before, b'"']);
+        name.iter().for_each(|byte| bytes.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 })));
+        bytes.push(b'"');
+    }
+    OsString::from_vec(bytes)
+}
+
+pub(super) fn from_hex(row: &asof_postgres::client::Row, at: usize) -> Result<Vec<u8>> {
     let text = row.required(at)?;
     hex::decode(text).map_err(|_| Error::damaged(format!("the server says {text} for bytes in hex"), "try again"))
 }
