@@ -1,6 +1,8 @@
 //! Some tables of a dump, into a database that lives.
 
-use asof_engine::logical::{self, Conflict, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Origin, Policy};
+use asof_engine::logical::{
+    self, Conflict, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Origin, Policy, Selection,
+};
 use asof_engine::progress::Silent;
 use asof_testkit::{assert_same_dump, majors};
 
@@ -234,6 +236,33 @@ async fn a_partition_without_its_parent_says_that_it_stands_alone() {
         assert!(said.contains("\"public\".\"part_a\"") && said.contains("\"public\".\"part\""), "{said}");
         logical::load(&plan, never(), &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         assert_eq!(server.psql_in("other", "select count(*) from part_a"), "99", "on {major}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_definitions_are_loaded_into_tables_that_exist() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        let server = stage.server();
+        server.psql("create database shop");
+        server.psql_in("shop", SHOP);
+        let selection = Selection { data_only: true, ..Selection::default() };
+        let asked = DumpRequest { selection, ..request("all") };
+        stage.dump("shop", &asked, &stage.repository()).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let before = text_of(server, "shop");
+        server.psql_in("shop", "delete from line where id > 300; update customer set name = 'since' where id = 1");
+        for request in [into_new("copy"), LoadRequest { policy: Policy::IntoEmpty, ..into_new("shop") }] {
+            let said = refused(&stage, request).await;
+            assert!(said.contains("all has rows only") && said.contains("choose tables with --table"), "{said}");
+        }
+        let said = refused(&stage, tables(&["gen"], Conflict::Skip)).await;
+        assert!(said.contains("no table of the dump matches gen") && said.contains("\"public\".\"line\""), "{said}");
+        load(&stage, stage.origin("all").await, tables(&["lin*"], Conflict::Skip)).await;
+        load(&stage, stage.origin("all").await, tables(&["public.customer"], Conflict::Replace)).await;
+        assert_same_dump(&text_of(server, "shop"), &before, &format!("on {major}"));
+        server.psql_in("shop", "drop table line");
+        let said = refused(&stage, tables(&["line"], Conflict::Fail)).await;
+        assert!(said.contains("there is no table \"public\".\"line\" for them"), "{said}");
     }
 }
 
