@@ -166,6 +166,12 @@ impl LoadPlan {
         checks::require(&self.findings)
     }
 
+    /// Why the dump is not a whole database.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<String> {
+        self.origin.incomplete()
+    }
+
     /// Refuses another server than the one that was registered (hazard D1): for what takes something away. Elsewhere a dump may
     /// go to a server that has taken the place of a lost one.
     ///
@@ -182,7 +188,8 @@ async fn chosen(origin: &Origin, server: &Server, request: &LoadRequest, exists:
         return refuse_rows_only(origin).map(|()| None);
     }
     let toc = origin.toc.as_ref().ok_or_else(|| {
-        let what = format!("{} is a script, from which no tables can be chosen", origin.name);
+        let kind = if origin.is_script() { "a script" } else { "a tar archive" };
+        let what = format!("{} is {kind}, from which no tables can be chosen", origin.name);
         Error::refused(what, "load it into a --new-database, and take the tables from there with `asof dump --table`")
     })?;
     if request.policy != Policy::IntoExisting || !exists {

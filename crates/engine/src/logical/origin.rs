@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::archive::sniff::Kind;
-use asof_postgres::archive::toc::{ArchiveFormat, Toc, TocDecoder};
+use asof_postgres::archive::toc::{ArchiveFormat, Entry, Toc, TocDecoder};
 use asof_postgres::conninfo::Secret;
 use asof_repository::lineage::{Backup, Method};
 use asof_world::{FileKind, ReadFile, Timestamp, World};
@@ -244,6 +244,22 @@ impl Origin {
                 self.name
             )),
             _ => None,
+        }
+    }
+
+    /// Why it is not a whole database, as far as that is recorded or shows in its table of contents.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<String> {
+        match (&self.details, &self.toc) {
+            (Some(details), _) => details.incomplete.clone(),
+            // Also of an empty table there is an entry for its rows (`getTableData` in pg_dump.c).
+            (None, Some(toc)) => {
+                let is_table = |entry: &&Entry| entry.desc.as_bytes() == b"TABLE";
+                let definitions_only =
+                    toc.entries.iter().any(|entry| is_table(&entry)) && !toc.entries.iter().any(Entry::is_table_data);
+                definitions_only.then(|| "definitions only, no rows".to_owned()).into_iter().collect()
+            }
+            (None, None) => Vec::new(),
         }
     }
 
