@@ -308,6 +308,75 @@ fn what_a_load_would_be_refused_for_is_the_result_of_its_dry_run() {
 }
 
 #[test]
+fn what_would_stop_a_dump_is_the_result_of_its_dry_run() {
+    let book = Runbook::open();
+    let plan = json(&book.done("dump prod -d chatbot_dev --name first --dry-run --json"));
+    assert_eq!(
+        (&plan["database"]["name"], &plan["into"]["backup"]),
+        (&"chatbot_dev".into(), &"first".into()),
+        "{plan}"
+    );
+    assert!(plan["tables"] == 4 && plan["client"]["version"].is_string() && plan["bytes"].is_u64(), "{plan}");
+    book.done("dump prod -d chatbot_dev --name first --schema-only");
+    book.desk.write("there.dump", "mine");
+    for (words, says) in [
+        ("--name first", "first"),
+        ("--out there.dump", "there.dump exists already"),
+        ("--out none/x.dump", "there is no directory "),
+        ("--out trail/", "trail/ names a directory, and there is none"),
+        ("--out -", "not to standard output"),
+        ("--out x.dump --compress gzip:6", "compresses with a level from 0 to 9"),
+        ("--table nosuch", "no table, view or sequence of chatbot_dev matches nosuch"),
+    ] {
+        for dry in ["", " --dry-run"] {
+            let words = format!("dump prod -d chatbot_dev {words}{dry}");
+            book.asof(&words).must(&words, 3, &[says]);
+        }
+    }
+    for to in ["-", "http://x/y"] {
+        book.asof(&format!("export first --to {to}")).must("export", 3, &["name a file"]);
+    }
+    book.done("dump prod -d chatbot_dev --out trail/ --format directory");
+    assert!(book.desk.path("trail/toc.dat").exists() && book.desk.path("trail.json").exists());
+    assert!(!book.desk.path("-").exists() && !book.desk.path("http:").exists());
+}
+
+#[test]
+fn a_dump_that_is_not_the_whole_database_says_so_when_it_is_shown_and_loaded() {
+    let book = Runbook::open();
+    book.done("dump prod -d chatbot_dev --name bare --schema-only --globals");
+    let shown = book.done("backup show bare");
+    for line in
+        ["database   chatbot_dev of PostgreSQL 15", "INCOMPLETE definitions only, no rows", "tablespaces are in it"]
+    {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let said = book.asof("load bare --new-database copy --dry-run");
+    assert!(said.out.contains("ok      contents     INCOMPLETE: definitions only, no rows"), "{said:?}");
+    let stock = "pg_dump -h localhost -p 5432 -d chatbot_dev -Fc --schema-only --file=stock.dump";
+    book.runs(stock);
+    book.runs("createdb victim");
+    for dump in ["bare", "stock.dump"] {
+        let said = book.asof(&format!("-q load {dump} --into prod/victim --replace --yes victim"));
+        assert!(said.code == 0 && said.err.contains("INCOMPLETE: definitions only, no rows"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_dump_that_is_not_found_may_have_been_meant_as_a_file() {
+    let book = Runbook::open();
+    for words in ["load x.dump --new-database y --on prod", "verify --dump x.dump"] {
+        book.asof(words).must(words, 3, &["there is no file x.dump here, and there is no backup \"x.dump\""]);
+    }
+    let added = book.desk.add("second", &book.server.conninfo());
+    assert_eq!(added.code, 0, "{added:?}");
+    book.asof("verify --dump x.dump").must("verify", 3, &["no file x.dump here, and there is more than one instance"]);
+    book.runs("pg_dump -h localhost -p 5432 -d chatbot_dev -Ft --file=all.tar");
+    let words = "load all.tar --into prod/chatbot_dev --table chat_message";
+    book.asof(words).must(words, 3, &["all.tar is a tar archive, from which no tables can be chosen"]);
+}
+
+#[test]
 fn an_option_that_would_do_nothing_is_refused() {
     let book = Runbook::open();
     for (words, code, says) in [

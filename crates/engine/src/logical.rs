@@ -44,6 +44,7 @@ mod target;
 mod to_directory;
 mod to_file;
 mod verify;
+mod wanted;
 mod watched;
 
 pub use checks::Finding;

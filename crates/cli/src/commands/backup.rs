@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use asof_engine::ReadBack;
 use asof_engine::backup::{self, BackupReport, BackupRequest, default_name};
+use asof_engine::logical::Details;
 use asof_engine::restore::{find, short_id};
 use asof_repository::journal::Journal;
 use asof_repository::lineage::{Backup, BackupKind, BackupState, Entry, Lineage, Method};
@@ -235,7 +236,31 @@ async fn show_one(context: &Context, args: OneBackup) -> Result<()> {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         anstream::println!("{key:10} {text}");
     }
+    if state.backup.method == Method::Logical {
+        dump_lines(&state.backup.details).iter().for_each(|(key, text)| anstream::println!("{key:10} {text}"));
+    }
     Ok(())
+}
+
+/// What a dump holds.
+fn dump_lines(details: &Value) -> Vec<(&'static str, String)> {
+    let Ok(details) = serde_json::from_value::<Details>(details.clone()) else {
+        return vec![("database", "its record cannot be read; update asof".to_owned())];
+    };
+    let database = &details.database;
+    let rows = details.rows.map_or_else(String::new, |rows| format!(", {rows} rows"));
+    let globals = if details.globals { "in it" } else { "not in it" };
+    let mut lines = vec![
+        ("database", format!("{} of PostgreSQL {}, {}", database.name, database.server_version, database.encoding)),
+        ("holds", format!("{} tables{rows}", details.tables)),
+        ("globals", format!("roles and tablespaces are {globals}")),
+    ];
+    lines.extend(details.incomplete.into_iter().map(|reason| ("INCOMPLETE", reason)));
+    let keys = details.cut_foreign_keys.into_iter();
+    lines.extend(keys.map(|key| {
+        ("INCOMPLETE", format!("foreign key {} from {} to {} has one end only", key.name, key.from, key.to))
+    }));
+    lines
 }
 
 async fn delete(context: &Context, args: OneBackup) -> Result<()> {

@@ -19,13 +19,17 @@ pub(crate) async fn run(context: &Context, args: Dump) -> Result<()> {
     let (source, instance) = source(context, &args).await?;
     let clients = clients(context, args.bindir.as_deref(), instance.as_ref()).await;
     let bar = context.bar();
-    let plan = plan(context, &clients, &source, instance.as_ref()).await?;
+    let mut plan = plan(context, &clients, &source, instance.as_ref()).await?;
     let database = plan.database().name.clone();
     let request = request(context, &args, instance.as_ref(), &database)?;
     let destination = destination(context, &args, instance, &database, request.format)?;
     refuse_idle_jobs(&request, &destination)?;
     if args.dry_run {
-        print_plan(&plan, &request, &destination);
+        plan.rehearse(&request, &destination).await?;
+        match args.json {
+            true => show::json(&plan_json(&plan, &request, &destination)),
+            false => print_plan(&plan, &request, &destination),
+        }
         plan.close().await;
         return Ok(());
     }
@@ -144,6 +148,12 @@ fn destination(
         Some(directory) if directory.is_dir() && directory.read_dir().is_ok() && !is_dump(&directory) => {
             directory.join(stamped)
         }
+        Some(path) if path.as_os_str() == "-" => {
+            let what = "a dump is written under a name that it gets when it is whole, and not to standard output";
+            return Err(Failure::refused(what, "name a file with --out; ./- is the file of that name"));
+        }
+        // A directory may be called one.
+        Some(path) if format == Format::Directory => path.components().collect(),
         Some(path) => path,
     };
     let path = std::path::absolute(&path).map_err(Failure::file("find", &path))?;
@@ -196,6 +206,22 @@ fn print_plan(plan: &Plan, request: &DumpRequest, destination: &Destination) {
         Destination::File(path) => anstream::println!("  into    {}", path.display()),
     }
     plan.remark().into_iter().for_each(|remark| anstream::eprintln!("warning: {remark}"));
+}
+
+fn plan_json(plan: &Plan, request: &DumpRequest, destination: &Destination) -> Value {
+    let ((tables, size), client) = (plan.tables(), plan.client());
+    let into = match destination {
+        Destination::Repository(_) => json!({ "backup": request.name }),
+        Destination::File(path) => json!({ "file": path }),
+    };
+    json!({
+        "database": plan.database(),
+        "tables": tables,
+        "bytes": size,
+        "client": { "version": client.version, "directory": client.dir },
+        "into": into,
+        "remarks": plan.remark().into_iter().collect::<Vec<_>>(),
+    })
 }
 
 fn print_report(report: &DumpReport) {

@@ -27,6 +27,7 @@ pub(crate) async fn run(context: &Context, args: Export) -> Result<()> {
             interruptible(logical::export(&origin, out, bar.as_ref())).await
         }
         None => {
+            refuse_no_file(&args.to)?;
             let path = PathBuf::from(&args.to);
             let path = std::path::absolute(&path).map_err(Failure::file("find", &path))?;
             interruptible(logical::export(&origin, Outside::File(&path), bar.as_ref())).await
@@ -35,6 +36,21 @@ pub(crate) async fn run(context: &Context, args: Export) -> Result<()> {
     bar.finish();
     report(&args, &exported?);
     Ok(())
+}
+
+/// What looks like something else than a file, and would become one.
+fn refuse_no_file(to: &str) -> Result<()> {
+    if to == "-" {
+        let what = "an export is written under a name that it gets when it is whole, and not to standard output";
+        return Err(Failure::refused(what, "name a file or s3://BUCKET/NAME.dump; ./- is the file of that name"));
+    }
+    match to.split_once("://") {
+        Some((scheme, _)) if scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c)) => {
+            let what = format!("nothing is exported to {scheme}://");
+            Err(Failure::refused(what, "name a file, or s3://BUCKET/PREFIX/NAME.dump"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `s3://bucket/a/b.dump?region=…` is the object `b.dump` in `s3://bucket/a?region=…`.
@@ -62,7 +78,16 @@ fn report(args: &Export, report: &ExportReport) {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{refuse_no_file, split};
+
+    #[test]
+    fn only_a_file_is_taken_for_one() {
+        let ok = |to: &str| refuse_no_file(to).is_ok();
+        assert_eq!(
+            ["x", "./-", "a/b:c", "-", "http://x/y", "gs://b/n"].map(ok),
+            [true, true, true, false, false, false]
+        );
+    }
 
     #[test]
     fn the_name_of_an_object_is_the_last_part_of_its_url() {

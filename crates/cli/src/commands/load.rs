@@ -58,6 +58,13 @@ pub(crate) async fn run(context: &Context, args: Load) -> Result<()> {
     if args.replace
         && let Some(existing) = &plan.existing
     {
+        // Whoever agrees has to have read it, whatever else is kept quiet.
+        for reason in plan.incomplete() {
+            anstream::eprintln!(
+                "warning: the dump is INCOMPLETE: {reason}; {} will be no more than it",
+                target.database
+            );
+        }
         agree(&args, &target.database, existing)?;
         if !args.no_safety_dump {
             safety_dump(context, &clients, &target).await?;

@@ -44,10 +44,24 @@ pub(crate) async fn named(
         let what = format!("there is no file {dump}");
         return Err(Failure::refused(what, "name a dump that is there, or a backup of the repository"));
     }
-    let instance = context.instance(instance).await?;
+    let no_file = |failure| no_file_either(dump, failure);
+    let instance = context.instance(instance).await.map_err(no_file)?;
     let journal = instance.shelf.journal().await?;
-    let backup = Box::new(find(&journal.state().existing(), dump)?.backup.clone());
+    let found = find(&journal.state().existing(), dump).map(|state| state.backup.clone());
+    let backup = Box::new(found.map_err(|error| no_file(error.into()))?);
     Ok(Named::Stored { instance: Box::new(instance), backup })
+}
+
+/// What is no file may have been meant as one.
+fn no_file_either(dump: &str, failure: Failure) -> Failure {
+    let said = |what: String| format!("there is no file {dump} here, and {what}");
+    match failure {
+        Failure::Refused { what, hint } => Failure::refused(said(what), hint),
+        Failure::Engine(asof_engine::Error::Refused { what, hint }) => {
+            asof_engine::Error::Refused { what: said(what), hint }.into()
+        }
+        other => other,
+    }
 }
 
 /// The password of a file that `openssl enc` encrypted: from its file, or asked for.

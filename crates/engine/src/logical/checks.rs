@@ -81,6 +81,10 @@ pub(super) async fn all(
     let mut findings =
         vec![Finding::ok("client", format!("{} in {}", subject.client.version, subject.client.dir.display()))];
     findings.push(versions(subject));
+    let incomplete = subject.origin.incomplete();
+    if !incomplete.is_empty() {
+        findings.push(Finding::ok("contents", format!("INCOMPLETE: {}", incomplete.join("; "))));
+    }
     let (target, existing) = target(subject, connection).await?;
     findings.push(target);
     findings.push(rights(subject, connection).await?);

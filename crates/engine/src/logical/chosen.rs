@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use asof_postgres::archive::select::closure_of_tables;
+use asof_postgres::archive::select::{LoosePartition, closure_of_tables};
 use asof_postgres::archive::toc::{Entry, Toc};
 use asof_postgres::client::{Connection, escape_identifier, escape_literal};
 use asof_postgres::pattern::{Pattern, PatternError};
 
 use super::checks::Finding;
 use super::named::Named;
+use super::outcome::schema_of;
 use crate::error::{Error, Result};
 
 /// What happens to a table that exists.
@@ -29,8 +30,8 @@ pub(super) struct Chosen {
     pub(super) new: HashSet<i32>,
     /// Tables that it has, and the entry of their rows.
     pub(super) existing: Vec<Target>,
-    /// Foreign keys to tables that were not chosen but are there.
-    pub(super) keys: Vec<String>,
+    /// What is done behind the rows: partitions are attached to parents that are there, and foreign keys made to tables that are.
+    pub(super) behind: Vec<String>,
     /// What was found on the way.
     pub(super) findings: Vec<Finding>,
 }
@@ -65,18 +66,23 @@ pub(super) async fn choose(
     mut inside: Option<&mut Connection>,
 ) -> Result<Chosen> {
     let patterns: Vec<Pattern> = patterns.iter().map(|text| parsed(text)).collect::<Result<_>>()?;
-    let selection = closure_of_tables(toc, &patterns);
-    if let Some(unmatched) = selection.unmatched.first() {
+    let rows_only = has_rows_only(toc);
+    let (tables, unmatched) = if rows_only { rows_of(toc, &patterns) } else { tables_of(toc, &patterns) };
+    if let Some(unmatched) = unmatched.first() {
         let what = format!("no table of the dump matches {unmatched}");
-        let tables = toc.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE");
-        let has = tables.map(quoted).collect::<Named>().list().unwrap_or_else(|| "no tables".to_owned());
+        let known = toc.entries.iter().filter(|entry| if rows_only { entry.is_table_data() } else { is_table(entry) });
+        let has = known.map(quoted).collect::<Named>().list().unwrap_or_else(|| "no tables".to_owned());
         return Err(Error::refused(what, format!("it has {has}; quote names with capitals as in SQL")));
     }
-    let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), keys: Vec::new(), findings: Vec::new() };
+    let mut chosen = Chosen { new: HashSet::new(), existing: Vec::new(), behind: Vec::new(), findings: Vec::new() };
     let (mut absent, mut names) = (Vec::new(), Vec::new());
-    for table in selection.entries.iter().filter(|entry| entry.desc.as_bytes() == b"TABLE") {
+    for table in tables {
         match target(toc, table, inside.as_deref_mut()).await? {
             Some(target) => chosen.existing.extend(target),
+            None if rows_only => {
+                let what = format!("the dump has rows only, and there is no table {} for them", quoted(table));
+                return Err(Error::refused(what, "load its definition first, from a dump that has it, with --into"));
+            }
             None => absent.push(Pattern::of_entry(table)),
         }
         names.push(quoted(table));
@@ -85,6 +91,30 @@ pub(super) async fn choose(
     chosen.findings.push(Finding { what: "tables", result: Ok(names.join(", ")) });
     chosen.findings.push(chosen.judge(conflict));
     Ok(chosen)
+}
+
+fn is_table(entry: &Entry) -> bool {
+    entry.desc.as_bytes() == b"TABLE"
+}
+
+/// Whether a dump has rows and none of the tables that they belong to (`pg_dump --data-only`).
+pub(super) fn has_rows_only(toc: &Toc) -> bool {
+    !toc.entries.iter().any(is_table) && toc.entries.iter().any(Entry::is_table_data)
+}
+
+/// Tables that match, and patterns that match none.
+fn tables_of<'a>(toc: &'a Toc, patterns: &[Pattern]) -> (Vec<&'a Entry>, Vec<Pattern>) {
+    let selection = closure_of_tables(toc, patterns);
+    (selection.entries.into_iter().filter(|entry| is_table(entry)).collect(), selection.unmatched)
+}
+
+/// The same of a dump that has the rows alone.
+fn rows_of<'a>(toc: &'a Toc, patterns: &[Pattern]) -> (Vec<&'a Entry>, Vec<Pattern>) {
+    let takes = |pattern: &Pattern, entry: &Entry| pattern.matches(schema_of(entry), entry.tag.as_bytes());
+    let rows: Vec<&Entry> = toc.entries.iter().filter(|entry| entry.is_table_data()).collect();
+    let unmatched = patterns.iter().filter(|pattern| !rows.iter().any(|entry| takes(pattern, entry))).cloned();
+    let chosen = rows.iter().filter(|entry| patterns.iter().any(|pattern| takes(pattern, entry))).copied();
+    (chosen.collect(), unmatched.collect())
 }
 
 fn parsed(text: &str) -> Result<Pattern> {
@@ -153,6 +183,10 @@ impl Chosen {
                 self.new.insert(needed.dump_id);
             }
         }
+        for loose in &selection.loose {
+            let there = is_there(loose.parent, inside.as_deref_mut()).await?;
+            self.attach(loose, there);
+        }
         let by_id: BTreeMap<i32, &Entry> = toc.entries.iter().map(|entry| (entry.dump_id, entry)).collect();
         for cut in &selection.cut {
             let others = cut.entry.dependencies.iter().filter_map(|id| by_id.get(id));
@@ -164,7 +198,7 @@ impl Chosen {
                 there &= is_there(other, inside.as_deref_mut()).await?;
             }
             if there {
-                self.keys.push(cut.statement.clone());
+                self.behind.push(cut.statement.clone());
             } else {
                 let left = cut.statement.split_whitespace().collect::<Vec<_>>().join(" ");
                 self.findings.push(Finding {
@@ -174,6 +208,25 @@ impl Chosen {
             }
         }
         Ok(())
+    }
+
+    /// A partition is attached when its indexes are there: the server takes those that fit for parts of its parent's, and makes the
+    /// others (`AttachPartitionEnsureIndexes` in tablecmds.c).
+    fn attach(&mut self, loose: &LoosePartition<'_>, parent_is_there: bool) {
+        match (&loose.attach, parent_is_there) {
+            (Some(statement), true) => self.behind.push(statement.clone()),
+            (None, true) => self.new.retain(|id| loose.indexes.iter().all(|index| index.dump_id != *id)),
+            (attach, false) => {
+                let (partition, parent) = (quoted(loose.partition), quoted(loose.parent));
+                let found = match attach {
+                    Some(_) => {
+                        format!("{partition} becomes a table of its own: {parent}, which it is a part of, is not there")
+                    }
+                    None => format!("{partition} brings {parent}, which it is a part of, without its other partitions"),
+                };
+                self.findings.push(Finding::ok("partition", found));
+            }
+        }
     }
 
     /// Whether what exists may be touched.

@@ -30,7 +30,7 @@ use super::record::{DatabaseRecord, Details, FileRecord, Format, Selection, Tabl
 use super::reread::decode;
 use super::script::Script;
 use super::shelve::{Shelved, Shelving};
-use super::snapshot::{Snapshot, Table};
+use super::snapshot::{Snapshot, Table, option};
 use super::to_file;
 
 use crate::backup::{StoredPacks, abort, record_progress, refuse_taken_name};
@@ -102,6 +102,8 @@ pub struct Plan {
     standby: bool,
     role: String,
     pub(super) known: Vec<Table>,
+    /// Schemas and names of the partitions of tables that were chosen, as they are in a dump.
+    pub(super) partitions: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Plan {
@@ -123,7 +125,20 @@ impl Plan {
         let known = snapshot.tables().await?;
         let (standby, role) = (contact.in_recovery, server.config.user.clone());
         let (world, remark) = (world.clone(), None);
-        Ok(Self { world, server, client, link, snapshot, database, identity, remark, standby, role, known })
+        Ok(Self {
+            world,
+            server,
+            client,
+            link,
+            snapshot,
+            database,
+            identity,
+            remark,
+            standby,
+            role,
+            known,
+            partitions: Vec::new(),
+        })
     }
 
     /// The database.
@@ -170,7 +185,8 @@ impl Plan {
         let mut arguments = vec![format!("--snapshot={}", self.snapshot.id)];
         arguments.extend(selection.arguments());
         arguments.extend(self.standby.then(|| "--no-unlogged-table-data".to_owned()));
-        arguments.into_iter().map(OsString::from).collect()
+        let partitions = self.partitions.iter().map(|(schema, name)| option("--table", (schema, name)));
+        arguments.into_iter().map(OsString::from).chain(partitions).collect()
     }
 
     async fn details(&mut self, request: &DumpRequest, contents: &Contents, bytes: u64) -> Result<Details> {
@@ -224,6 +240,7 @@ pub(super) async fn dump_as_planned(
     observer: Arc<dyn Observer>,
 ) -> Result<DumpReport> {
     let began = plan.world.monotonic();
+    plan.settle(request).await?;
     observer.event(Event::Phase("dumping"));
     observer.event(Event::Expect(plan.tables().1));
     let result = match destination {

@@ -225,7 +225,8 @@ impl Reading {
         for (part, digest) in parts {
             origin.prove(part, digest)?;
         }
-        let recorded = !parts.is_empty() && parts.iter().all(|(part, _)| origin.sha256.contains_key(*part));
+        let is_recorded = |part: &str| origin.sha256.contains_key(part) || origin.outer_sha256.is_some();
+        let recorded = !parts.is_empty() && parts.iter().all(|(part, _)| is_recorded(part));
         let compressed = match &origin.place {
             Place::File { recipe, .. } if recipe.is_compressed() => true,
             _ => toc.as_ref().is_some_and(|toc| toc.compression == Compression::Gzip),
@@ -253,13 +254,7 @@ fn script(name: &str, scanner: PlainScanner) -> Result<(Contents, ScriptFacts)> 
         };
         return Err(damaged(name, &format!("{ending}, after {} bytes", summary.bytes)));
     }
-    let mut contents = Contents::default();
-    for rows in &summary.tables {
-        let schema = rows.table.namespace.as_ref().map_or_else(String::new, |name| name.to_lossy());
-        let name = rows.table.name.to_lossy();
-        let record = TableRecord { schema, name, rows: Some(rows.rows), bytes: 0, estimate: None };
-        contents.tables.push((0, record));
-    }
+    let contents = Contents::of_rows(&summary.tables);
     let facts = ScriptFacts {
         server_version: summary.server_version,
         is_cluster: summary.scope == Some(Scope::Cluster),

@@ -84,6 +84,11 @@ impl Recipe {
         self.kinds.iter().any(|kind| matches!(kind, Kind::Gzip | Kind::Zstd | Kind::Lz4))
     }
 
+    /// Whether it is a script with one layer of compression, as `pg_dump --compress` writes it.
+    pub(super) fn is_compressed_script(&self) -> bool {
+        self.kinds.len() == 1 && self.is_compressed() && self.inner == Kind::PlainSql
+    }
+
     /// Whether it was encrypted, without proof that nobody changed it.
     pub(super) fn is_encrypted(&self) -> bool {
         self.kinds.contains(&Kind::OpensslSalted)

@@ -172,6 +172,12 @@ impl LoadPlan {
         checks::require(&self.findings)
     }
 
+    /// Why the dump is not a whole database.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<String> {
+        self.origin.incomplete()
+    }
+
     /// Refuses another server than the one that was registered (hazard D1): for what takes something away. Elsewhere a dump may
     /// go to a server that has taken the place of a lost one.
     ///
@@ -212,10 +218,11 @@ async fn entered(server: &Server, request: &LoadRequest) -> Result<Connection> {
 /// The tables that are asked for, and what the target has of them.
 async fn chosen(origin: &Origin, server: &Server, request: &LoadRequest, exists: bool) -> Result<Option<Chosen>> {
     if request.tables.is_empty() {
-        return Ok(None);
+        return refuse_rows_only(origin).map(|()| None);
     }
     let toc = origin.toc.as_ref().ok_or_else(|| {
-        let what = format!("{} is a script, from which no tables can be chosen", origin.name);
+        let kind = if origin.is_script() { "a script" } else { "a tar archive" };
+        let what = format!("{} is {kind}, from which no tables can be chosen", origin.name);
         Error::refused(what, "load it into a --new-database, and take the tables from there with `asof dump --table`")
     })?;
     if request.policy != Policy::IntoExisting || !exists {
@@ -225,6 +232,19 @@ async fn chosen(origin: &Origin, server: &Server, request: &LoadRequest, exists:
     let chosen = chosen::choose(toc, &request.tables, request.conflict, Some(&mut inside)).await;
     inside.close().await;
     chosen.map(Some)
+}
+
+/// Rows without tables fit only into tables that are there, and somebody has to say into which.
+fn refuse_rows_only(origin: &Origin) -> Result<()> {
+    let recorded = origin.details.as_ref().is_some_and(|details| details.selection.data_only);
+    let hint = match &origin.toc {
+        Some(toc) if chosen::has_rows_only(toc) => {
+            "choose tables with --table, and name a database that has them with --into"
+        }
+        None if recorded => "it is a script: give it to psql, in a database that has its tables",
+        _ => return Ok(()),
+    };
+    Err(Error::refused(format!("{} has rows only, and no tables for them", origin.name), hint))
 }
 
 fn like(origin: &Origin, request: &LoadRequest, major: Major) -> Like {

@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::archive::sniff::Kind;
-use asof_postgres::archive::toc::{ArchiveFormat, Toc, TocDecoder};
+use asof_postgres::archive::toc::{ArchiveFormat, Entry, Toc, TocDecoder};
 use asof_postgres::conninfo::Secret;
 use asof_repository::lineage::{Backup, Method};
 use asof_world::{FileKind, ReadFile, Timestamp, World};
+use aws_lc_rs::digest::{Context as Sha, SHA256};
 use bytes::Bytes;
 
 use super::fetch::{StoredDump, StoredFile};
@@ -42,6 +43,8 @@ pub struct Origin {
     pub(super) made: Option<Timestamp>,
     /// What its parts are proven by; empty when nobody recorded it.
     pub(super) sha256: BTreeMap<String, String>,
+    /// What the bytes of a file are proven by before anything is taken off, of a script that `pg_dump` compressed.
+    pub(super) outer_sha256: Option<String>,
     /// Whether all of it was read and decoded by whoever loads it now.
     pub(super) was_read: bool,
 }
@@ -81,7 +84,7 @@ impl Origin {
         let (world, name) = (shelf.world.clone(), backup.name.clone());
         let (place, details, sha256) = (Place::Stored(dump), Some(details), BTreeMap::new());
         let made = Some(Timestamp(backup.started));
-        Ok(Self { world, name, place, toc, details, tables, made, sha256, was_read: false })
+        Ok(Self { world, name, place, toc, details, tables, made, sha256, outer_sha256: None, was_read: false })
     }
 
     /// Opens a file or a directory; `secret` opens what `openssl enc` closed.
@@ -108,10 +111,12 @@ impl Origin {
             return Ok(origin);
         }
         let recipe = recipe(world, path, secret).await?;
-        let is_wrapped = recipe.is_wrapped();
+        let (is_wrapped, is_compressed_script) = (recipe.is_wrapped(), recipe.is_compressed_script());
         let mut origin = Self::of_file(world, name, Place::File { path: path.to_owned(), recipe });
         if !is_wrapped {
             origin.take_record(path).await?;
+        } else if is_compressed_script {
+            origin.take_record_of_compressed(path).await?;
         }
         origin.toc = origin.toc_of_file().await?;
         Ok(origin)
@@ -137,7 +142,7 @@ impl Origin {
     fn of_file(world: &World, name: String, place: Place) -> Self {
         let (tables, sha256) = (Vec::new(), BTreeMap::new());
         let (world, toc, details, made, was_read) = (world.clone(), None, None, None, false);
-        Self { world, name, place, toc, details, tables, made, sha256, was_read }
+        Self { world, name, place, toc, details, tables, made, sha256, outer_sha256: None, was_read }
     }
 
     /// Takes in what was recorded beside a dump of ours. A file of this name that says something else is somebody's own.
@@ -156,16 +161,21 @@ impl Origin {
         Ok(())
     }
 
+    /// The same for a script that is compressed. `pg_dump --compress` made it so, and then the record is of the bytes as they lie there.
+    /// Whoever compresses an archive of ours and leaves it its name has no record of it any more.
+    async fn take_record_of_compressed(&mut self, path: &Path) -> Result<()> {
+        self.take_record(path).await?;
+        self.outer_sha256 = self.sha256.remove("sql");
+        if self.outer_sha256.is_none() {
+            (self.details, self.tables, self.made) = (None, Vec::new(), None);
+            self.sha256.clear();
+        }
+        Ok(())
+    }
+
     /// Holds a digest against the one that was recorded, where one was.
     pub(super) fn prove(&self, part: &str, found: &str) -> Result<()> {
-        match self.sha256.get(part) {
-            Some(recorded) if recorded != found => {
-                let what =
-                    format!("{} is not what was dumped: its {part} has another SHA-256 than was recorded", self.name);
-                Err(Error::damaged(what, "take another copy of it, or dump again"))
-            }
-            _ => Ok(()),
-        }
+        self.sha256.get(part).map_or(Ok(()), |recorded| held_against(&self.name, part, recorded, found))
     }
 
     async fn toc_of_file(&self) -> Result<Option<Toc>> {
@@ -265,6 +275,22 @@ impl Origin {
         }
     }
 
+    /// Why it is not a whole database, as far as that is recorded or shows in its table of contents.
+    #[must_use]
+    pub fn incomplete(&self) -> Vec<String> {
+        match (&self.details, &self.toc) {
+            (Some(details), _) => details.incomplete.clone(),
+            // Also of an empty table there is an entry for its rows (`getTableData` in pg_dump.c).
+            (None, Some(toc)) => {
+                let is_table = |entry: &&Entry| entry.desc.as_bytes() == b"TABLE";
+                let definitions_only =
+                    toc.entries.iter().any(|entry| is_table(&entry)) && !toc.entries.iter().any(Entry::is_table_data);
+                definitions_only.then(|| "definitions only, no rows".to_owned()).into_iter().collect()
+            }
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// The major of the `pg_dump` that made it, where it says so.
     #[must_use]
     pub fn maker(&self) -> Option<u32> {
@@ -299,7 +325,10 @@ impl Origin {
                 let file =
                     self.world.blocking(move || files.open(&opened)).await.map_err(Error::files("open", path))?;
                 let layers = if recipe.is_wrapped() { Some(recipe.layers()?) } else { None };
-                Parts::File { file: Some((file, layers)), path: path.clone(), offset: 0, ended: false }
+                let proof = self.outer_sha256.as_ref().map(|recorded| (recorded.clone(), Sha::new(&SHA256)));
+                let name = self.name.clone();
+                let opened = Opened { reader: file, layers, proof, name };
+                Parts::File { file: Some(opened), path: path.clone(), offset: 0, ended: false }
             }
             Place::Directory(path) => {
                 let what = format!("{} is a directory, and not one stream", path.display());
@@ -379,7 +408,45 @@ pub(super) struct Stream {
 
 enum Parts {
     Members { dump: Box<StoredDump>, ahead: Vec<Part> },
-    File { file: Option<(Box<dyn ReadFile>, Option<Layers>)>, path: PathBuf, offset: u64, ended: bool },
+    File { file: Option<Opened>, path: PathBuf, offset: u64, ended: bool },
+}
+
+/// A file that is read.
+struct Opened {
+    reader: Box<dyn ReadFile>,
+    layers: Option<Layers>,
+    /// The digest that was recorded of its bytes, and what has been read of them.
+    proof: Option<(String, Sha)>,
+    name: String,
+}
+
+impl Opened {
+    /// What is inside of the next bytes of the file.
+    fn unwrapped(&mut self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        if let Some((_, sha)) = &mut self.proof {
+            sha.update(&bytes);
+        }
+        let Some(layers) = &mut self.layers else { return Ok(bytes) };
+        let mut plain = Vec::new();
+        layers.push(&bytes, &mut plain)?;
+        Ok(plain)
+    }
+
+    /// The last of what is inside, when nothing more is in the file: before it is handed on, the file is proven.
+    fn finish(&mut self, plain: &mut Vec<u8>) -> Result<()> {
+        if let Some((recorded, sha)) = &self.proof {
+            held_against(&self.name, "sql", recorded, &hex::encode(sha.clone().finish()))?;
+        }
+        self.layers.as_mut().map_or(Ok(()), |layers| layers.finish(plain))
+    }
+}
+
+fn held_against(name: &str, part: &str, recorded: &str, found: &str) -> Result<()> {
+    if recorded == found {
+        return Ok(());
+    }
+    let what = format!("{name} is not what was dumped: its {part} has another SHA-256 than was recorded");
+    Err(Error::damaged(what, "take another copy of it, or dump again"))
 }
 
 impl Stream {
@@ -420,25 +487,22 @@ impl Stream {
     async fn next_of_file(&mut self) -> Result<Option<Bytes>> {
         let Parts::File { file, path, offset, ended } = &mut self.parts else { return Ok(None) };
         while !*ended {
-            let ((reader, mut layers), from) = (file.take().expect("one piece is read at a time"), *offset);
-            let wanted = if layers.is_some() { WRAPPED_LEN } else { PIECE_LEN };
+            let (mut opened, from) = (file.take().expect("one piece is read at a time"), *offset);
+            let wanted = if opened.layers.is_some() { WRAPPED_LEN } else { PIECE_LEN };
             let work = move || {
                 let mut bytes = vec![0; wanted];
-                let read = reader.read_at(from, &mut bytes);
+                let read = opened.reader.read_at(from, &mut bytes);
                 bytes.truncate(*read.as_ref().unwrap_or(&0));
-                let plain = match &mut layers {
-                    None => Ok(None),
-                    Some(layers) => unwrapped(layers, &bytes).map(Some),
-                };
-                (reader, layers, bytes, read, plain)
+                let plain = opened.unwrapped(bytes);
+                (opened, read, plain)
             };
-            let (reader, layers, bytes, read, plain) = self.world.blocking(work).await;
-            *file = Some((reader, layers));
+            let (opened, read, plain) = self.world.blocking(work).await;
+            let opened = file.insert(opened);
             let read = read.map_err(Error::files("read", &*path))?;
             (*ended, *offset) = (read < wanted, *offset + read as u64);
-            let mut plain = plain?.unwrap_or(bytes);
-            if *ended && let Some((_, Some(layers))) = file {
-                layers.finish(&mut plain)?;
+            let mut plain = plain?;
+            if *ended {
+                opened.finish(&mut plain)?;
             }
             if !plain.is_empty() {
                 return Ok(Some(plain.into()));
@@ -446,10 +510,4 @@ impl Stream {
         }
         Ok(None)
     }
-}
-
-fn unwrapped(layers: &mut Layers, bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    layers.push(bytes, &mut plain)?;
-    Ok(plain)
 }

@@ -1,10 +1,12 @@
 //! What came out of a dump, held against the database as the same snapshot shows it. An exit status says little: a table that
 //! is missing or empty, although it has rows, makes the dump a failure whatever `pg_dump` said.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
+use asof_postgres::archive::Text;
 use asof_postgres::archive::plain::{Ending, PlainScanner, TableRows};
 use asof_postgres::archive::stream::Summary;
+use asof_postgres::archive::toc::Entry;
 use asof_world::planted;
 
 use super::members::with_data;
@@ -30,13 +32,8 @@ impl Contents {
                 let Some(block) = blocks.get(&entry.dump_id) else { continue };
                 contents.large_objects += block.large_objects;
                 if !entry.is_large_objects() {
-                    let record = TableRecord {
-                        schema: entry.namespace.as_ref().map_or_else(String::new, |text| text.to_lossy()),
-                        name: entry.tag.to_lossy(),
-                        rows: block.rows,
-                        bytes: block.plain_bytes.unwrap_or(block.range.end - block.range.start),
-                        estimate: None,
-                    };
+                    let len = block.plain_bytes.unwrap_or(block.range.end - block.range.start);
+                    let record = TableRecord::named(schema_of(entry), entry.tag.as_bytes(), block.rows, len);
                     contents.tables.push((entry.object_oid, record));
                 }
             }
@@ -54,12 +51,16 @@ impl Contents {
             let what = format!("the script that came is not whole ({:?} after {} bytes)", script.ending, script.bytes);
             return Err(Error::damaged(what, "nothing was kept: dump again"));
         }
-        let table = |table: &TableRows| {
-            let schema = table.table.namespace.as_ref().map_or_else(String::new, |name| name.to_lossy());
-            let name = table.table.name.to_lossy();
-            (0, TableRecord { schema, name, rows: Some(table.rows), bytes: 0, estimate: None })
+        Ok(Self::of_rows(&script.tables))
+    }
+
+    /// Of the rows in a script.
+    pub(super) fn of_rows(tables: &[TableRows]) -> Self {
+        let table = |TableRows { table, rows, .. }: &TableRows| {
+            let schema = table.namespace.as_ref().map_or(&[][..], Text::as_bytes);
+            (0, TableRecord::named(schema, table.name.as_bytes(), Some(*rows), 0))
         };
-        Ok(Self { tables: script.tables.iter().map(table).collect(), large_objects: 0 })
+        Self { tables: tables.iter().map(table).collect(), large_objects: 0 }
     }
 
     /// Rows of all tables, where all were counted.
@@ -67,18 +68,24 @@ impl Contents {
         self.tables.iter().map(|(_, table)| table.rows).sum()
     }
 
-    /// Adds what the server's statistics say.
+    /// Adds what the server's statistics say, and names as the server says them.
     pub(crate) fn estimate(&mut self, known: &[Table]) {
         let by_oid: HashMap<u32, &Table> = known.iter().map(|table| (table.oid, table)).collect();
-        let by_name: BTreeMap<(&str, &str), &Table> =
-            known.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table)).collect();
+        let by_name: HashMap<(&[u8], &[u8]), &Table> = known.iter().map(|table| (table.dumped(), table)).collect();
         for (oid, record) in &mut self.tables {
-            let table = by_oid.get(oid).or_else(|| by_name.get(&(record.schema.as_str(), record.name.as_str())));
+            let (schema, name) = record.dumped();
+            let table = by_oid.get(oid).or_else(|| by_name.get(&(schema.as_slice(), name.as_slice())));
             let Some(table) = table else { continue };
             *oid = table.oid;
+            record.call((table.schema.clone(), table.name.clone()), table.dumped());
             record.estimate = u64::try_from(table.estimate).ok();
         }
     }
+}
+
+/// The schema of an entry; of what has none it is empty.
+pub(super) fn schema_of(entry: &Entry) -> &[u8] {
+    entry.namespace.as_ref().map_or(&[], Text::as_bytes)
 }
 
 /// Fails when a table has rows that the dump should have and has not.

@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 use super::dump::{DumpRequest, Dumped, Plan, ended, pump};
 use super::outcome::Contents;
 use super::shelve::Shelving;
-use super::snapshot::Table;
+use super::snapshot::{Table, option};
 use super::watched::Stored;
 use crate::error::{Error, Result};
 use crate::progress::Observer;
@@ -73,11 +73,11 @@ pub(super) async fn archives(
     observer: &dyn Observer,
 ) -> Result<Vec<Archive>> {
     let mut first = plan.arguments(&request.selection);
-    first.extend(shares.iter().flatten().map(|table| format!("--exclude-table-data={}", table.quoted()).into()));
+    first.extend(shares.iter().flatten().map(|table| option("--exclude-table-data", table.dumped())));
     let further = shares.iter().map(|tables| {
         let mut arguments = plan.arguments(&request.selection);
         arguments.push("--data-only".into());
-        arguments.extend(tables.iter().map(|table| OsString::from(format!("--table={}", table.quoted()))));
+        arguments.extend(tables.iter().map(|table| option("--table", table.dumped())));
         arguments
     });
     let all = std::iter::once(first).chain(further);
@@ -155,7 +155,16 @@ mod tests {
 
     fn table(oid: u32, mib: u64) -> Table {
         let (schema, name) = ("s".to_owned(), oid.to_string());
-        Table { oid, schema, name, estimate: 0, bytes: 0, all_bytes: mib << 20, unlogged: false }
+        Table {
+            oid,
+            schema,
+            name,
+            estimate: 0,
+            bytes: 0,
+            all_bytes: mib << 20,
+            unlogged: false,
+            dumped: Default::default(),
+        }
     }
 
     #[test]

@@ -206,8 +206,7 @@ impl Running {
             Some(Exit::Signal(signal)) => format!("signal {signal}"),
             None => "nobody knows how it ended".to_owned(),
         };
-        let reason = lines.iter().find(|line| line.contains("error:")).or(lines.last());
-        let reason = reason.map_or_else(String::new, |line| format!(": {}", without_program(line, self.name)));
+        let reason = reason(lines).map_or_else(String::new, |line| format!(": {}", without_program(line, self.name)));
         let shown = lines[lines.len().saturating_sub(SHOWN_LINES)..].join("\n        ");
         let hint = (lines.len() > 1).then(|| format!("it said:\n        {shown}"));
         Error::Program { what: format!("{} failed ({how}){reason}", self.name), hint }
@@ -221,6 +220,14 @@ impl Drop for Running {
             let _ = self.process.signal(Signal::Terminate);
         }
     }
+}
+
+/// The line that says why a program failed. Programs write `error:`, and servers, whose words psql hands on, a severity in capitals
+/// (`error_severity` in elog.c, 13 to 18); the lines behind it say where.
+fn reason(lines: &[String]) -> Option<&String> {
+    let is_reason =
+        |line: &&String| ["error: ", "ERROR:  ", "FATAL:  ", "PANIC:  "].iter().any(|tag| line.contains(tag));
+    lines.iter().find(is_reason).or(lines.last())
 }
 
 fn without_program<'a>(line: &'a str, name: &str) -> &'a str {
@@ -348,6 +355,22 @@ impl Input {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_failure_is_explained_by_the_line_that_says_why() {
+        let check = |said: &str, expect: &str| {
+            let lines: Vec<String> = said.lines().map(str::to_owned).collect();
+            assert_eq!(reason(&lines).map(String::as_str), Some(expect));
+        };
+        check(
+            "psql:<stdin>:3: WARNING:  odd\npsql:<stdin>:9: ERROR:  no such table \"x\"\nLINE 1: select x\n               ^\n\
+             CONTEXT:  PL/pgSQL function f()",
+            "psql:<stdin>:9: ERROR:  no such table \"x\"",
+        );
+        check("psql: error: connection failed: FATAL:  no\nhint", "psql: error: connection failed: FATAL:  no");
+        check("pg_restore: error: a\npg_restore: error: b", "pg_restore: error: a");
+        check("Killed\nby somebody", "by somebody");
+    }
 
     #[test]
     fn of_a_program_that_says_how_far_it_is_only_complaints_are_kept() {

@@ -120,6 +120,33 @@ pub struct TableRecord {
     pub bytes: u64,
     /// Rows by the server's statistics; absent when it had none.
     pub estimate: Option<u64>,
+    /// Schema and name as they are in the dump, in hex, where those are other bytes: a dump is in the encoding of its database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<(String, String)>,
+}
+
+impl TableRecord {
+    /// A table as a dump names it.
+    pub(super) fn named(schema: &[u8], name: &[u8], rows: Option<u64>, bytes: u64) -> Self {
+        let mut table = Self { schema: String::new(), name: String::new(), rows, bytes, estimate: None, encoded: None };
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        table.call((text(schema), text(name)), (schema, name));
+        table
+    }
+
+    /// Gives it the name that the server says, besides that of the dump.
+    pub(super) fn call(&mut self, (schema, name): (String, String), dumped: (&[u8], &[u8])) {
+        let is_same = dumped == (schema.as_bytes(), name.as_bytes());
+        self.encoded = (!is_same).then(|| (hex::encode(dumped.0), hex::encode(dumped.1)));
+        (self.schema, self.name) = (schema, name);
+    }
+
+    /// Schema and name as they are in the dump.
+    pub(super) fn dumped(&self) -> (Vec<u8>, Vec<u8>) {
+        let decoded = |(schema, name): &(String, String)| Some((hex::decode(schema).ok()?, hex::decode(name).ok()?));
+        let plain = || (self.schema.clone().into_bytes(), self.name.clone().into_bytes());
+        self.encoded.as_ref().and_then(decoded).unwrap_or_else(plain)
+    }
 }
 
 /// What lies beside a dump in files, as `NAME.json`.

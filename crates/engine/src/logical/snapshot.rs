@@ -5,6 +5,8 @@
 //! is kept: what came out of the dump is held against the tables as they were.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 
 use asof_postgres::client::{Connection, ErrorKind, escape_identifier};
 use asof_postgres::lsn::Lsn;
@@ -40,11 +42,18 @@ pub(crate) struct Table {
     /// Bytes with long values.
     pub(crate) all_bytes: u64,
     pub(crate) unlogged: bool,
+    /// Schema and name in the encoding of the database, as they are in a dump.
+    pub(crate) dumped: (Vec<u8>, Vec<u8>),
 }
 
 impl Table {
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", escape_identifier(&self.schema), escape_identifier(&self.name))
+    }
+
+    /// Schema and name as they are in a dump.
+    pub(crate) fn dumped(&self) -> (&[u8], &[u8]) {
+        (&self.dumped.0, &self.dumped.1)
     }
 }
 
@@ -113,7 +122,8 @@ impl Snapshot {
     /// Every ordinary table that is the database's own: whose data is in a dump of everything.
     pub(crate) async fn tables(&mut self) -> Result<Vec<Table>> {
         let sql = "SELECT c.oid, n.nspname, c.relname, c.reltuples::bigint, pg_relation_size(c.oid), pg_table_size(c.oid), \
-                   c.relpersistence \
+                   c.relpersistence, encode(convert_to(n.nspname::text, getdatabaseencoding()), 'hex'), \
+                   encode(convert_to(c.relname::text, getdatabaseencoding()), 'hex') \
                    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                    WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
                    AND n.nspname <> 'information_schema' AND NOT EXISTS (SELECT FROM pg_depend d \
@@ -129,6 +139,7 @@ impl Snapshot {
                 bytes: row.parse(4)?.unwrap_or(0),
                 all_bytes: row.parse(5)?.unwrap_or(0),
                 unlogged: row.required(6)? == "u",
+                dumped: (from_hex(row, 7)?, from_hex(row, 8)?),
             })
         };
         rows.iter().map(table).collect()
@@ -159,6 +170,23 @@ impl Snapshot {
     pub(crate) async fn close(self) {
         self.connection.close().await;
     }
+}
+
+/// An option of `pg_dump` for exactly this schema and name: it takes them in the encoding of the database, as long as nobody asks it
+/// for another one.
+pub(super) fn option(option: &str, (schema, name): (&[u8], &[u8])) -> OsString {
+    let mut bytes = option.as_bytes().to_vec();
+    for (before, name) in [(b'=', schema), (b'.', name)] {
+        bytes.extend([before, b'"']);
+        name.iter().for_each(|byte| bytes.extend(std::iter::repeat_n(*byte, if *byte == b'"' { 2 } else { 1 })));
+        bytes.push(b'"');
+    }
+    OsString::from_vec(bytes)
+}
+
+pub(super) fn from_hex(row: &asof_postgres::client::Row, at: usize) -> Result<Vec<u8>> {
+    let text = row.required(at)?;
+    hex::decode(text).map_err(|_| Error::damaged(format!("the server says {text} for bytes in hex"), "try again"))
 }
 
 /// The one value of a query that a server may refuse, inside of a transaction that goes on.

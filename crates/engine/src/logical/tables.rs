@@ -58,7 +58,7 @@ async fn write(
         total += script.into(plan, psql, Some((&target.copy, &into)), observer).await?;
         total += say(psql, &after).await?;
     }
-    total += say(psql, &chosen.keys).await?;
+    total += say(psql, &chosen.behind).await?;
     total += say(psql, &frame.after).await?;
     Ok(total)
 }

@@ -11,7 +11,7 @@ use futures::future::join;
 
 use super::dump::{DumpRequest, Dumped, Plan};
 use super::members::TOC_LIMIT;
-use super::outcome::Contents;
+use super::outcome::{Contents, schema_of};
 use super::record::TableRecord;
 use super::said::tell;
 use super::to_file::{Making, arguments, sha256};
@@ -67,13 +67,7 @@ pub(super) fn read_back(files: &dyn Files, directory: &Path) -> Result<ReadBack>
             kind => {
                 let found = read.file(files, &path, kind, compression)?;
                 let entry = toc.entry(member.dump_id).expect("a member belongs to an entry");
-                let record = TableRecord {
-                    schema: entry.namespace.as_ref().map_or_else(String::new, |name| name.to_lossy()),
-                    name: entry.tag.to_lossy(),
-                    rows: found.rows,
-                    bytes: found.plain_bytes,
-                    estimate: None,
-                };
+                let record = TableRecord::named(schema_of(entry), entry.tag.as_bytes(), found.rows, found.plain_bytes);
                 read.contents.tables.push((entry.object_oid, record));
             }
         }

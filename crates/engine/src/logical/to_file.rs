@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use asof_postgres::archive::stream::{Depth, Summary};
@@ -32,16 +33,37 @@ pub(super) struct Making {
     published: bool,
 }
 
-/// Refuses what is there already.
+/// Begins what will have this name.
 pub(super) async fn begin(world: &World, path: &Path) -> Result<Making> {
-    let making = Making {
+    refuse_unusable(world, path).await?;
+    Ok(Making {
         world: world.clone(),
         path: path.to_owned(),
         partial: partial(path, &world.id().to_string()[..8]),
         beside: Vec::new(),
         digests: BTreeMap::new(),
         published: false,
-    };
+    })
+}
+
+/// Refuses a name that no file can get, and what is there already.
+pub(super) async fn refuse_unusable(world: &World, path: &Path) -> Result<()> {
+    if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+        let what = format!("{} names a directory, and there is none", path.display());
+        return Err(Error::refused(what, "make the directory first, or leave the slash out"));
+    }
+    let above = parent(path);
+    let (files, looked_at) = (world.files.clone(), above.to_owned());
+    match world.blocking(move || files.attributes(&looked_at)).await {
+        Ok(found) if found.kind == asof_world::FileKind::Directory => {}
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Err(Error::files("look at", above)(error));
+        }
+        Ok(_) | Err(_) => {
+            let what = format!("there is no directory {}", above.display());
+            return Err(Error::refused(what, format!("make it, and {} can be written into it", path.display())));
+        }
+    }
     for path in [path.to_owned(), beside(path, "json"), beside(path, "globals.sql")] {
         let (files, looked_at) = (world.files.clone(), path.clone());
         if world.blocking(move || files.exists(&looked_at)).await.map_err(Error::files("look at", &path))? {
@@ -49,7 +71,11 @@ pub(super) async fn begin(world: &World, path: &Path) -> Result<Making> {
             return Err(Error::refused(what, "a dump never overwrites anything: name another file"));
         }
     }
-    Ok(making)
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// `.NAME.1a2b3c4d.partial` in the same directory.
@@ -86,23 +112,40 @@ impl Making {
         let mut names = vec![(self.partial.clone(), self.path.clone())];
         names.append(&mut self.beside);
         let (files, moved) = (self.world.files.clone(), names.clone());
-        let publish = move || moved.iter().rev().try_for_each(|(now, then)| give_name(files.as_ref(), now, then));
+        let publish = move || give_names(files.as_ref(), &moved);
         self.world.blocking(publish).await.inspect_err(|_| self.beside = names[1..].to_vec())?;
         self.published = true;
         Ok(names.into_iter().map(|(_, then)| then).collect())
     }
 }
 
+/// All names or none: a record without its dump would be in the way of the next one.
+fn give_names(files: &dyn Files, names: &[(PathBuf, PathBuf)]) -> Result<()> {
+    let mut named = Vec::new();
+    let given = names.iter().rev().try_for_each(|(now, then)| give_name(files, now, then, &mut named));
+    if given.is_err() {
+        // The reason counts for more than whether this works; what is left is named by the next dump, which refuses it.
+        for then in named {
+            let _ = files.remove_file(&then).or_else(|_| files.remove_tree(&then));
+        }
+    }
+    given
+}
+
 /// A name that was free: a link fails where a rename would overwrite.
-fn give_name(files: &dyn Files, now: &Path, then: &Path) -> Result<()> {
+fn give_name(files: &dyn Files, now: &Path, then: &Path, named: &mut Vec<PathBuf>) -> Result<()> {
     let is_directory =
         files.attributes(now).map_err(Error::files("look at", now))?.kind == asof_world::FileKind::Directory;
-    let named = match is_directory {
+    let given = match is_directory {
         true => files.sync_tree(now).and_then(|()| files.rename(now, then)),
-        false => files.link(now, then).and_then(|()| files.remove_file(now)),
+        false => files.link(now, then),
     };
-    named.map_err(Error::files("give its name to", then))?;
-    let parent = then.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    given.map_err(Error::files("give its name to", then))?;
+    named.push(then.to_owned());
+    if !is_directory {
+        files.remove_file(now).map_err(Error::files("remove", now))?;
+    }
+    let parent = parent(then);
     files.sync_dir(parent).map_err(Error::files("sync", parent))
 }
 
@@ -255,5 +298,39 @@ impl FileWriter {
         let (file, result) = self.world.blocking(work).await;
         self.file = Some(file);
         result.map_err(Error::files("write", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use asof_testkit::Workdir;
+
+    use super::*;
+
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "the test looks at files")]
+    async fn a_dump_that_cannot_get_its_name_leaves_nothing_and_takes_nothing_away() {
+        let (work, world) = (Workdir::new("publish"), World::real());
+        let path = work.path().join("x.dump");
+        let mut making = begin(&world, &path).await.expect("the name is free");
+        FileWriter::create(&world, &making.partial).await.expect("it is made").end(None).await.expect("it is written");
+        making.add("json", b"{}").await.expect("it is written");
+        // Somebody else was faster.
+        std::fs::write(&path, "theirs").expect("it is written");
+        let error = making.publish().await.expect_err("the name is taken").to_string();
+        assert!(error.contains("x.dump"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).expect("it is there"), "theirs");
+        assert_eq!(std::fs::read_dir(work.path()).expect("it is listed").count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_name_in_a_directory_that_is_not_there_is_refused_with_the_directory() {
+        let (work, world) = (Workdir::new("publish"), World::real());
+        let said = async |name: &str| begin(&world, &work.path().join(name)).await.err().map(|error| error.to_string());
+        assert_eq!(said("x").await, None);
+        let missing = said("none/x").await.expect("it is refused");
+        assert!(missing.starts_with("there is no directory ") && missing.ends_with("/none"), "{missing}");
+        let slash = said("trail/").await.expect("it is refused");
+        assert!(slash.ends_with("/trail/ names a directory, and there is none"), "{slash}");
     }
 }

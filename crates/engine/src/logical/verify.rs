@@ -141,9 +141,18 @@ async fn read_the_rest(origin: &Origin, dump: &StoredDump, observer: &dyn Observ
 
 /// The rows of every table by its name; of one that is there more than once, all of them.
 pub(super) fn by_name(tables: &[TableRecord]) -> BTreeMap<(&str, &str), Option<u64>> {
-    let mut found: BTreeMap<(&str, &str), Option<u64>> = BTreeMap::new();
+    rows_by(tables, |table| (table.schema.as_str(), table.name.as_str()))
+}
+
+/// The same by the name that is in the dump: those of a script are not decoded when it is read.
+fn by_dumped_name(tables: &[TableRecord]) -> BTreeMap<(Vec<u8>, Vec<u8>), Option<u64>> {
+    rows_by(tables, TableRecord::dumped)
+}
+
+fn rows_by<'a, K: Ord>(tables: &'a [TableRecord], key: impl Fn(&'a TableRecord) -> K) -> BTreeMap<K, Option<u64>> {
+    let mut found = BTreeMap::new();
     for table in tables {
-        let rows = found.entry((&table.schema, &table.name)).or_insert(Some(0));
+        let rows: &mut Option<u64> = found.entry(key(table)).or_insert(Some(0));
         *rows = rows.zip(table.rows).map(|(known, more)| known + more);
     }
     found
@@ -151,7 +160,7 @@ pub(super) fn by_name(tables: &[TableRecord]) -> BTreeMap<(&str, &str), Option<u
 
 /// Holds what was decoded against what the dump's maker counted.
 fn hold_against_record(origin: &Origin, examined: &Examined) -> Result<()> {
-    let (recorded, found) = (by_name(&origin.tables), by_name(&examined.tables));
+    let (recorded, found) = (by_dumped_name(&origin.tables), by_dumped_name(&examined.tables));
     let shown = |rows: Option<&Option<u64>>| match rows {
         None => "absent".to_owned(),
         Some(None) => "not counted".to_owned(),
@@ -163,7 +172,8 @@ fn hold_against_record(origin: &Origin, examined: &Examined) -> Result<()> {
         .take(NAMED)
         .map(|name| {
             let (was, is) = (shown(recorded.get(name)), shown(found.get(name)));
-            format!("{}.{}: {is}, recorded {was}", name.0, name.1)
+            let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+            format!("{}.{}: {is}, recorded {was}", text(&name.0), text(&name.1))
         })
         .collect();
     match differences.is_empty() {

@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use asof_engine::compare::{Class, CompareRequest, Mode, Patterns, Side, compare};
-use asof_engine::logical::{self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Outside, Plan};
+use asof_engine::logical::{
+    self, Clients, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Outside, Plan, Selection,
+};
 use asof_engine::progress::{Event, Observer, Silent};
 use asof_postgres::conninfo::{Config, Environment};
 use asof_postgres::version::Major;
@@ -60,6 +62,100 @@ async fn a_large_table_is_stored_in_packs_that_are_closed_when_they_are_full() {
     stage.load_new(stage.origin("all").await, "copy").await;
     let sums = "select count(*), sum(hashtext(body::text)::bigint) from much";
     assert_eq!(stage.server().psql_in("copy", sums), stage.server().psql_in("large", sums));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_a_database_in_another_encoding_are_recorded_as_the_server_says_them() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        stage.server().psql("create database old template template0 encoding 'LATIN1' locale 'C'");
+        let street = "set client_encoding = 'UTF8'; create table \"straße\" (name text); insert into \"straße\" values ('Größe'), ('klein')";
+        stage.server().psql_in("old", street);
+        for (format, jobs) in [(Format::Plain, 1), (Format::Custom, 1), (Format::Directory, 2)] {
+            let path = stage.path(&format!("{format:?}"));
+            let asked = DumpRequest { format, jobs, ..request("all") };
+            let made = stage.dump("old", &asked, &Destination::File(path.clone())).await;
+            let made = made.unwrap_or_else(|error| panic!("{format:?} on {major}: {}", chain(&error)));
+            assert_eq!(made.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["straße"]);
+            let origin = stage.file(&path).await.expect("it is opened");
+            let report = logical::verify(&origin, &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert_eq!((report.rows, report.held_against_record), (Some(2), true), "{format:?} on {major}");
+            let database = format!("new_{format:?}").to_lowercase();
+            stage.load_new(origin, &database).await;
+            let found = "select count(*), pg_encoding_to_char(encoding) from \"straße\", pg_database where datname = current_database() group by 2";
+            assert_eq!(
+                stage.server().psql_in(&database, &format!("set client_encoding = 'UTF8'; {found}")),
+                "2|LATIN1"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_that_is_chosen_brings_its_partitions() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        stage.server().psql("create database shop");
+        stage.server().psql_in(
+            "shop",
+            "create table part (id int) partition by range (id);
+             create table \"part \"\"A\" partition of part for values from (0) to (1000);
+             create table rest partition of part default partition by hash (id);
+             create table hashed partition of rest for values with (modulus 1, remainder 0);
+             create table other (id int);
+             insert into part select generate_series(1, 2000)",
+        );
+        let selection = Selection { tables: vec!["part".to_owned()], ..Selection::default() };
+        for (format, to) in [
+            (Format::Custom, stage.repository()),
+            (Format::Directory, Destination::File(stage.path("d"))),
+            (Format::Plain, Destination::File(stage.path("p"))),
+        ] {
+            let asked = DumpRequest { format, selection: selection.clone(), ..request("part") };
+            let made = stage.dump("shop", &asked, &to).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert_eq!((made.details.tables, made.details.rows), (2, Some(2000)), "{format:?} on {major}");
+        }
+        stage.load_new(stage.origin("part").await, "copy").await;
+        assert_eq!(stage.server().psql_in("copy", "select count(*) from part"), "2000", "on {major}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_stop_a_dump_is_said_before_it_begins() {
+    let stage = Stage::new(15).await;
+    stage.server().psql_in("postgres", "create table \"Orders\" (id int); create schema s; create table s.t (id int)");
+    stage.stored("postgres", "taken").await;
+    let file = || Destination::File(stage.path("x.dump"));
+    let chosen = |tables: &[&str]| DumpRequest {
+        selection: Selection { tables: tables.iter().map(|it| (*it).to_owned()).collect(), ..Selection::default() },
+        ..request("new")
+    };
+    let compressed = |how: &str| DumpRequest { compress: Some(how.to_owned()), ..request("new") };
+    let schema = DumpRequest {
+        selection: Selection { schemas: vec!["none".to_owned()], ..Selection::default() },
+        ..request("new")
+    };
+    for (asked, to, says) in [
+        (chosen(&["\"Orders\"", "s.t", "s.*"]), file(), None),
+        (compressed("9"), file(), None),
+        (chosen(&["s.t", "orders"]), file(), Some("no table, view or sequence of postgres matches orders")),
+        (chosen(&["t"]), file(), Some("no table, view or sequence of postgres matches t")),
+        (schema, file(), Some("no schema of postgres matches none")),
+        (compressed("gzip:6"), file(), Some("compresses with a level from 0 to 9, not with gzip:6")),
+        (request("new"), Destination::File(stage.path("repository")), Some("exists already")),
+        (request("taken"), stage.repository(), Some("taken")),
+    ] {
+        let link = in_database(stage.server(), "postgres");
+        let mut plan = Plan::make(&stage.protected.world, &stage.clients, &link).await.expect("a plan");
+        let rehearsed = plan.rehearse(&asked, &to).await.map_err(|error| chain(&error));
+        plan.close().await;
+        assert_eq!(rehearsed.is_ok(), says.is_none(), "{says:?}: {rehearsed:?}");
+        if let Some(says) = says {
+            assert!(rehearsed.is_err_and(|said| said.contains(says)), "{says}");
+            let error = stage.dump("postgres", &asked, &to).await.expect_err("it is refused as well");
+            assert!(chain(&error).contains(says), "{}", chain(&error));
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

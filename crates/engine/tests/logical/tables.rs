@@ -1,10 +1,13 @@
 //! Some tables of a dump, into a database that lives.
 
-use asof_engine::logical::{Conflict, Destination, DumpRequest, Format, LoadRequest, Origin, Policy};
+use asof_engine::logical::{
+    self, Conflict, Destination, DumpRequest, Format, LoadPlan, LoadRequest, Origin, Policy, Selection,
+};
+use asof_engine::progress::Silent;
 use asof_testkit::{assert_same_dump, majors};
 
-use crate::stage::{Stage, into_new, request, text_of};
-use crate::support::chain;
+use crate::stage::{Stage, into_new, never, request, text_of};
+use crate::support::{chain, link};
 
 const SHOP: &str = r#"
 create type mood as enum ('good', 'bad');
@@ -174,6 +177,93 @@ async fn a_table_asks_only_for_the_roles_that_it_needs_itself() {
     assert_eq!(loaded.unwrap_or_else(|error| panic!("{}", chain(&error))).tables, Some(1));
     let said = refused(&stage, only(ORDERS, "orders")).await;
     assert!(said.contains("looks are not here"), "{said}");
+}
+
+const PARTS: &str = "
+create table cust (id int primary key);
+insert into cust select n from generate_series(0, 9) n;
+create table part (id int not null, of_cust int references cust, what text, primary key (id)) partition by range (id);
+create index by_what on part (what);
+create table part_a partition of part for values from (0) to (100);
+create table part_def partition of part default partition by hash (id);
+create table part_x partition of part_def for values with (modulus 1, remainder 0);
+create index only_here on part_x (of_cust);
+insert into part select n, n % 10, 'w' || n from generate_series(1, 200) n;
+comment on index part_x_what_idx is 'kept';
+analyze;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_comes_back_is_attached_to_its_parent() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        let server = stage.server();
+        server.psql("create database shop");
+        server.psql_in("shop", PARTS);
+        stage.stored("shop", "all").await;
+        let expected = text_of(server, "shop");
+        let path = stage.path("all.dump");
+        stage.dump("shop", &request("f"), &Destination::File(path.clone())).await.expect("a dump");
+        for (pattern, conflict) in [("part_def", Conflict::Fail), ("part_x", Conflict::Fail), ("part", Conflict::Skip)]
+        {
+            for from_file in [false, true] {
+                let gone = if pattern == "part_x" { "part_x" } else { "part_def" };
+                server.psql_in("shop", &format!("drop table {gone}"));
+                let origin =
+                    if from_file { stage.file(&path).await.expect("a file") } else { stage.origin("all").await };
+                load(&stage, origin, tables(&[pattern], conflict)).await;
+                assert_eq!(server.psql_in("shop", "select count(*) from part"), "200", "{pattern} on {major}");
+                assert_same_dump(&text_of(server, "shop"), &expected, &format!("{pattern} on {major}"));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_its_parent_says_that_it_stands_alone() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        let server = stage.server();
+        server.psql("create database shop; create database other");
+        server.psql_in("shop", PARTS);
+        stage.stored("shop", "all").await;
+        let wanted = LoadRequest { database: "other".to_owned(), ..tables(&["part_a"], Conflict::Fail) };
+        let clients = crate::stage::clients(&stage.protected.world, server).await;
+        let (world, origin) = (&stage.protected.world, stage.origin("all").await);
+        let plan = LoadPlan::make(world, &clients, origin, &link(server), wanted).await.expect("a plan");
+        let said = plan.findings.iter().find(|finding| finding.what == "partition").expect("it is said").result.clone();
+        let said = said.expect("it is no failure");
+        assert!(said.contains("\"public\".\"part_a\"") && said.contains("\"public\".\"part\""), "{said}");
+        logical::load(&plan, never(), &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!(server.psql_in("other", "select count(*) from part_a"), "99", "on {major}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_definitions_are_loaded_into_tables_that_exist() {
+    for major in majors() {
+        let stage = Stage::new(major).await;
+        let server = stage.server();
+        server.psql("create database shop");
+        server.psql_in("shop", SHOP);
+        let selection = Selection { data_only: true, ..Selection::default() };
+        let asked = DumpRequest { selection, ..request("all") };
+        stage.dump("shop", &asked, &stage.repository()).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        let before = text_of(server, "shop");
+        server.psql_in("shop", "delete from line where id > 300; update customer set name = 'since' where id = 1");
+        for request in [into_new("copy"), LoadRequest { policy: Policy::IntoEmpty, ..into_new("shop") }] {
+            let said = refused(&stage, request).await;
+            assert!(said.contains("all has rows only") && said.contains("choose tables with --table"), "{said}");
+        }
+        let said = refused(&stage, tables(&["gen"], Conflict::Skip)).await;
+        assert!(said.contains("no table of the dump matches gen") && said.contains("\"public\".\"line\""), "{said}");
+        load(&stage, stage.origin("all").await, tables(&["lin*"], Conflict::Skip)).await;
+        load(&stage, stage.origin("all").await, tables(&["public.customer"], Conflict::Replace)).await;
+        assert_same_dump(&text_of(server, "shop"), &before, &format!("on {major}"));
+        server.psql_in("shop", "drop table line");
+        let said = refused(&stage, tables(&["line"], Conflict::Fail)).await;
+        assert!(said.contains("there is no table \"public\".\"line\" for them"), "{said}");
+    }
 }
 
 fn server_is_unchanged(stage: &Stage) {

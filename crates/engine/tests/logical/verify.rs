@@ -8,7 +8,7 @@ use asof_engine::progress::Silent;
 use asof_postgres::version::Major;
 use asof_testkit::{Server, fill_universe, majors};
 
-use crate::stage::{Stage, request};
+use crate::stage::{Stage, into_new, request};
 use crate::support::chain;
 
 const SHOP: &str = "
@@ -194,6 +194,37 @@ async fn a_flipped_bit_in_rows_without_checksums_is_found_by_the_record_beside_t
             let said = failure(&stage, &path).await;
             assert!(said.contains("SHA-256"), "{name}: {said}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_script_has_its_record_and_another_in_its_place_is_not_loaded() {
+    for major in majors() {
+        let stage = shop(major).await;
+        stage.server().psql("create database bytes template template0 encoding 'SQL_ASCII' locale 'C'");
+        stage.server().psql_in("bytes", "create table t (a int); insert into t values (1)");
+        let [shop, bytes] = [stage.path("shop.sql.gz"), stage.path("bytes.sql.gz")];
+        for (database, path) in [("shop", &shop), ("bytes", &bytes)] {
+            let asked = DumpRequest { format: Format::Plain, compress: Some("6".to_owned()), ..request("all") };
+            let made = stage.dump(database, &asked, &Destination::File(path.clone())).await;
+            made.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            let origin = stage.file(path).await.expect("it is opened");
+            let report = logical::verify(&origin, &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+            assert_eq!((report.proof, report.held_against_record), (Proof::Recorded, true));
+        }
+        stage.load_new(stage.file(&bytes).await.expect("it is opened"), "copy").await;
+        let sql = "select pg_encoding_to_char(encoding), datcollate from pg_database where datname = 'copy'";
+        assert_eq!(stage.server().psql(sql), "SQL_ASCII|C", "on {major}");
+        copy(&bytes, &shop);
+        assert!(failure(&stage, &shop).await.contains("SHA-256"));
+        let origin = stage.file(&shop).await.expect("it is opened");
+        let loaded = stage.load(origin, stage.server(), into_new("swapped")).await.expect_err("it is another");
+        assert!(chain(&loaded).contains("SHA-256"), "{}", chain(&loaded));
+        assert_eq!(stage.server().psql("select count(*) from pg_database where datname ~ 'swapped|asof'"), "0");
+        // A copy has another name, and no record.
+        let origin = stage.file(&copy(&bytes, &stage.path("bytes.sql"))).await.expect("it is opened");
+        let report = logical::verify(&origin, &Silent).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        assert_eq!((report.proof, report.held_against_record), (Proof::Checksums, false));
     }
 }
 

@@ -553,12 +553,15 @@ fn copied_table(statement: &[u8]) -> Option<TableName> {
     if !copy.eq_ignore_ascii_case(b"COPY") || !is_input.any(|found| found) {
         return None;
     }
-    let rest = rest.trim_ascii_start();
-    let (first, rest) = identifier(rest)?;
-    Some(match rest.strip_prefix(b".") {
-        Some(rest) => TableName { namespace: Some(first), name: identifier(rest)?.0 },
-        None => TableName { namespace: None, name: first },
-    })
+    Some(qualified_name(rest.trim_ascii_start())?.0)
+}
+
+/// `name` or `schema.name` at the front, and what follows it.
+pub(super) fn qualified_name(text: &[u8]) -> Option<(TableName, &[u8])> {
+    let (first, rest) = identifier(text)?;
+    let Some(rest) = rest.strip_prefix(b".") else { return Some((TableName { namespace: None, name: first }, rest)) };
+    let (name, rest) = identifier(rest)?;
+    Some((TableName { namespace: Some(first), name }, rest))
 }
 
 /// An identifier at the front, without its quotes, and what follows it.

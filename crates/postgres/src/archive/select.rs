@@ -8,7 +8,7 @@
 //! it belongs to, and decides where dependencies leave a choice.
 
 use super::Text;
-use super::plain::TableName;
+use super::plain::{TableName, qualified_name};
 use super::toc::{Entry, Toc};
 use crate::pattern::Pattern;
 use std::collections::{HashMap, HashSet};
@@ -29,16 +29,8 @@ const OWNED: [&[u8]; 12] = [
     b"STATISTICS",
 ];
 /// Entries that go with those that they name: needed if all of these are there.
-const ATTACHED: [&[u8]; 8] = [
-    b"COMMENT",
-    b"ACL",
-    b"SECURITY LABEL",
-    b"SEQUENCE OWNED BY",
-    b"SEQUENCE SET",
-    b"STATISTICS DATA",
-    b"TABLE ATTACH",
-    b"INDEX ATTACH",
-];
+const ATTACHED: [&[u8]; 7] =
+    [b"COMMENT", b"ACL", b"SECURITY LABEL", b"SEQUENCE OWNED BY", b"SEQUENCE SET", b"STATISTICS DATA", b"TABLE ATTACH"];
 
 impl Pattern {
     /// Exactly the relation that an entry is of.
@@ -63,6 +55,8 @@ pub struct Selection<'a> {
     pub entries: Vec<&'a Entry>,
     /// Foreign keys of chosen tables that lead to tables which are not chosen, and so cannot be restored.
     pub cut: Vec<CutForeignKey<'a>>,
+    /// Partitions of tables that are not chosen.
+    pub loose: Vec<LoosePartition<'a>>,
     /// What the entries depend on, directly or not, and what is not among them: types, functions, extensions, schemas. It must exist
     /// where they are restored, or be restored as well.
     pub needs: Vec<&'a Entry>,
@@ -77,6 +71,20 @@ pub struct CutForeignKey<'a> {
     pub entry: &'a Entry,
     /// The statement that would add it.
     pub statement: String,
+}
+
+/// A partition that comes without the table that it is a part of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoosePartition<'a> {
+    /// The partition.
+    pub partition: &'a Entry,
+    /// What it is a part of.
+    pub parent: &'a Entry,
+    /// The statement that would attach it; none if its definition does (`pg_dump` before 14), which then needs the parent.
+    pub attach: Option<String>,
+    /// Its indexes and keys that are parts of those of its parent: where its definition attaches it, the server makes them with it.
+    /// None of one that has partitions itself.
+    pub indexes: Vec<&'a Entry>,
 }
 
 /// A table whose rows are in the archive.
@@ -135,9 +143,10 @@ pub fn closure_of_tables<'a>(toc: &'a Toc, patterns: &[Pattern]) -> Selection<'a
         }
     }
     index.add_attached(&mut selected);
+    index.add_attached_indexes(&mut selected);
     let entries = toc.entries.iter().filter(|entry| selected.contains(&entry.dump_id)).collect();
-    let needs = index.needs(&selected);
-    Selection { entries, cut, needs, unmatched }
+    let (loose, needs) = (index.loose(&selected), index.needs(&selected));
+    Selection { entries, cut, loose, needs, unmatched }
 }
 
 /// The list that `pg_restore --use-list` takes: what is not in it is not restored, and its order is that of the restore.
@@ -183,6 +192,21 @@ fn names(statement: Option<&Text>, before: &[u8], name: &[u8]) -> bool {
     let wanted = [before, name].concat();
     let ends = |at: usize| matches!(statement.0.get(at + wanted.len()), None | Some(b' ' | b';' | b'\n' | b'('));
     memchr::memmem::find_iter(&statement.0, &wanted).any(ends)
+}
+
+/// Whether the definition of a table makes it a partition of the one of this name.
+fn makes_part_of(entry: &Entry, parent: &[u8]) -> bool {
+    let definition = entry.definition.as_ref();
+    let attaches = [b" ".as_slice(), parent, b" ATTACH"].concat();
+    names(definition, b" PARTITION OF ", parent) || names(definition, &attaches, b" PARTITION")
+}
+
+/// A partition, and what it is a part of.
+struct Part<'a> {
+    child: &'a Entry,
+    parent: &'a Entry,
+    /// The entry that attaches it, if one does.
+    attach: Option<&'a Entry>,
 }
 
 struct Index<'a> {
@@ -237,8 +261,8 @@ impl<'a> Index<'a> {
     /// Partitions of what is selected, and theirs.
     fn add_partitions(&self, selected: &mut HashSet<i32>) {
         let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-        for (child, parent) in self.partitions() {
-            children.entry(parent).or_default().push(child);
+        for part in self.partitions() {
+            children.entry(part.parent.dump_id).or_default().push(part.child.dump_id);
         }
         let mut todo: Vec<i32> = selected.iter().copied().collect();
         while let Some(parent) = todo.pop() {
@@ -247,24 +271,75 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// Each partition with its parent: attached by an entry, or made as a partition (`pg_dump` 10 and 11).
-    fn partitions(&self) -> Vec<(i32, i32)> {
-        let mut pairs = Vec::new();
+    /// Each partition with its parent: attached by an entry (`pg_dump` since 14), by the end of its definition (12 and 13), or made
+    /// as a partition (10 and 11); `dumpTableSchema` and `dumpTableAttach` in `pg_dump.c`.
+    fn partitions(&self) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
         for entry in &self.toc.entries {
             let mut tables = self.dependencies(entry);
             tables.retain(|table| is_table(table));
             if entry.desc == "TABLE ATTACH"
                 && let [child, parent] = tables.as_slice()
             {
-                pairs.push((child.dump_id, parent.dump_id));
+                parts.push(Part { child, parent, attach: Some(entry) });
             } else if is_table(entry) {
-                let of = |parent: &&&Entry| {
-                    qualified(parent).is_some_and(|name| names(entry.definition.as_ref(), b" PARTITION OF ", name))
-                };
-                pairs.extend(tables.iter().filter(of).map(|parent| (entry.dump_id, parent.dump_id)));
+                let of = |parent: &&&Entry| qualified(parent).is_some_and(|name| makes_part_of(entry, name));
+                let part = |parent: &&'a Entry| Part { child: entry, parent, attach: None };
+                parts.extend(tables.iter().filter(of).map(part));
             }
         }
-        pairs
+        parts
+    }
+
+    /// Selected partitions of parents that are not.
+    fn loose(&self, selected: &HashSet<i32>) -> Vec<LoosePartition<'a>> {
+        let alone =
+            |part: &Part<'_>| selected.contains(&part.child.dump_id) && !selected.contains(&part.parent.dump_id);
+        let found = self.partitions().into_iter().filter(alone);
+        let loose = found.map(|Part { child, parent, attach }| {
+            let attach = attach.map(|entry| entry.definition.as_ref().map(Text::to_lossy).unwrap_or_default());
+            LoosePartition { partition: child, parent, attach, indexes: self.indexes_of_parent(child) }
+        });
+        loose.collect()
+    }
+
+    fn indexes_of_parent(&self, partition: &Entry) -> Vec<&'a Entry> {
+        if self.partitions().iter().any(|part| part.parent.dump_id == partition.dump_id) {
+            return Vec::new();
+        }
+        let attached = self.toc.entries.iter().filter(|entry| entry.desc == "INDEX ATTACH");
+        let attached: HashSet<(&[u8], &[u8])> = attached.map(|entry| (schema(entry), entry.tag.as_bytes())).collect();
+        let of_partition = |entry: &&Entry| self.owner(entry).is_some_and(|it| it.dump_id == partition.dump_id);
+        let is_part = |entry: &&Entry| self.index_name(entry).is_some_and(|name| attached.contains(&name));
+        self.toc.entries.iter().filter(of_partition).filter(is_part).collect()
+    }
+
+    /// Schema and name of an index, or of the one that a constraint has.
+    fn index_name(&self, entry: &'a Entry) -> Option<(&'a [u8], &'a [u8])> {
+        let name = match entry.desc.as_bytes() {
+            b"INDEX" => entry.tag.as_bytes(),
+            // It is called by its table's name and its own.
+            b"CONSTRAINT" => entry.tag.0.strip_prefix(self.owner(entry)?.tag.as_bytes())?.strip_prefix(b" ")?,
+            _ => return None,
+        };
+        Some((schema(entry), name))
+    }
+
+    /// Indexes that are parts of selected ones. Their dependencies are also those of the indexes, up to the root (`getDependencies` and
+    /// `findDumpableDependencies` in `pg_dump.c`), so the statement counts: `ALTER INDEX parent ATTACH PARTITION child`.
+    fn add_attached_indexes(&self, selected: &mut HashSet<i32>) {
+        let there = self.toc.entries.iter().filter(|entry| selected.contains(&entry.dump_id));
+        let there: HashSet<(&[u8], &[u8])> = there.filter_map(|entry| self.index_name(entry)).collect();
+        let goes = |entry: &&Entry| {
+            let parent = entry.definition.as_ref().and_then(|sql| qualified_name(sql.0.strip_prefix(b"ALTER INDEX ")?));
+            parent.is_some_and(|(parent, _)| {
+                let above = parent.namespace.as_ref().map_or(schema(entry), Text::as_bytes);
+                there.contains(&(above, parent.name.as_bytes()))
+                    && there.contains(&(schema(entry), entry.tag.as_bytes()))
+            })
+        };
+        let attached = self.toc.entries.iter().filter(|entry| entry.desc == "INDEX ATTACH").filter(goes);
+        selected.extend(attached.map(|entry| entry.dump_id));
     }
 
     /// What names only selected entries, again and again: privileges of a column depend on those of the table.
@@ -289,15 +364,14 @@ impl<'a> Index<'a> {
 
     /// What the selection depends on and does not hold. A partition does not need the table that it is attached to.
     fn needs(&self, selected: &HashSet<i32>) -> Vec<&'a Entry> {
-        let partitions: HashSet<(i32, i32)> = self.partitions().into_iter().collect();
-        let attached = |entry: &Entry, parent: i32| {
-            partitions.contains(&(entry.dump_id, parent)) && !names(entry.definition.as_ref(), b" PARTITION ", b"OF")
-        };
+        let attached = self.partitions().into_iter().filter(|part| part.attach.is_some());
+        let attached: HashSet<(i32, i32)> = attached.map(|part| (part.child.dump_id, part.parent.dump_id)).collect();
         let mut needed = HashSet::new();
         let mut todo: Vec<&Entry> = selected.iter().filter_map(|dump_id| self.by_id.get(dump_id).copied()).collect();
         while let Some(entry) = todo.pop() {
             for dependency in self.dependencies(entry) {
-                let known = selected.contains(&dependency.dump_id) || attached(entry, dependency.dump_id);
+                let known =
+                    selected.contains(&dependency.dump_id) || attached.contains(&(entry.dump_id, dependency.dump_id));
                 // Indexes of a parent that is not there: the partition's own are made without.
                 let parts = dependency.desc == "INDEX" || dependency.desc == "CONSTRAINT";
                 // The schema that every new database has; up to 14 it has an entry that does nothing.

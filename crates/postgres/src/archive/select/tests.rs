@@ -128,6 +128,36 @@ fn a_partition_comes_alone_if_it_is_asked_for_alone() {
 }
 
 #[test]
+fn a_partition_without_its_parent_says_how_it_would_be_attached() {
+    for toc in shops() {
+        let selection = closure_of_tables(&toc, &patterns(&["sale_2024"]));
+        let [loose] = selection.loose.as_slice() else { panic!("{:?}", selection.loose) };
+        assert_eq!(labels(&[loose.partition, loose.parent]), ["TABLE sale", "TABLE sale_2024"]);
+        let attach = loose.attach.as_deref().expect("an entry attaches it");
+        assert!(attach.starts_with("ALTER TABLE ONLY public.sale ATTACH PARTITION public.sale_2024 FOR"), "{attach}");
+        assert_eq!(labels(&loose.indexes), ["CONSTRAINT sale_2024 sale_2024_pkey", "INDEX sale_2024_item_idx"]);
+        assert_eq!(closure_of_tables(&toc, &patterns(&["sale"])).loose, []);
+    }
+}
+
+#[test]
+fn a_partition_that_its_definition_attaches_comes_with_its_parent_and_alone_needs_it() {
+    // As pg_dump 12 and 13 write it.
+    let definition = "CREATE TABLE public.p1 (\n    id integer\n);\nALTER TABLE ONLY public.p ATTACH PARTITION public.p1 DEFAULT;\n\n";
+    let child =
+        Entry { definition: Some(definition.into()), ..entry(2, "TABLE", "p1", "DROP TABLE public.p1;\n", &[1]) };
+    let toc = toc(vec![entry(1, "TABLE", "p", "DROP TABLE public.p;\n", &[]), child]);
+    let whole = closure_of_tables(&toc, &patterns(&["p"]));
+    assert_eq!((labels(&whole.entries), whole.loose.len()), (vec!["TABLE p".to_owned(), "TABLE p1".to_owned()], 0));
+    let alone = closure_of_tables(&toc, &patterns(&["p1"]));
+    assert_eq!(
+        (labels(&alone.entries), labels(&alone.needs)),
+        (vec!["TABLE p1".to_owned()], vec!["TABLE p".to_owned()])
+    );
+    assert!(matches!(alone.loose.as_slice(), [LoosePartition { attach: None, .. }]), "{:?}", alone.loose);
+}
+
+#[test]
 fn membership_in_publications_and_views_stay_away() {
     for toc in shops() {
         let all = closure_of_tables(&toc, &patterns(&["*"]));
