@@ -318,8 +318,9 @@ pub(super) fn script_stays_inside(name: &str, scanner: &PlainScanner, at_once: b
     Ok(())
 }
 
-/// Whether a script that `pg_dump` wrote came to its end. One of somebody else has no mark that could tell.
-pub(super) fn script_is_whole(name: &str, scanner: PlainScanner) -> Result<()> {
+/// Whether a script that `pg_dump` wrote came to its end. One of somebody else has no mark that could tell. Returns what its last
+/// statement lacks.
+pub(super) fn script_is_whole(name: &str, scanner: PlainScanner) -> Result<&'static str> {
     let script = scanner.finish();
     if script.scope.is_some() && script.ending != Ending::Complete {
         return Err(Error::damaged(
@@ -327,7 +328,8 @@ pub(super) fn script_is_whole(name: &str, scanner: PlainScanner) -> Result<()> {
             "nothing of it was kept; take another copy of it, or dump again",
         ));
     }
-    Ok(())
+    // Behind a COPY, psql 18 takes a semicolon alone for the end of everything.
+    Ok(if script.ending == Ending::InsideStatement { ";\n" } else { "" })
 }
 
 #[cfg(test)]

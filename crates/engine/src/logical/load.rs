@@ -490,15 +490,16 @@ async fn script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn Obse
         checks::script_stays_inside(&plan.origin.name, &scanner, at_once)
     };
     let fed = feed_from(head, psql.running.input(), stream, observer, look).await;
+    let mut last = "";
     let whole = fed.and_then(|total| match total {
         None => Ok(None),
         Some(_) => {
-            checks::script_is_whole(&plan.origin.name, scanner)?;
+            last = checks::script_is_whole(&plan.origin.name, scanner)?;
             plan.origin.prove("sql", &hex::encode(sha.finish()))?;
             Ok(total)
         }
     });
-    psql.end(whole).await
+    psql.end_with(last, whole).await
 }
 
 /// An archive for a server that does not know one of the settings with which `pg_restore` begins: as SQL without it.
@@ -524,7 +525,7 @@ async fn by_script(plan: &LoadPlan, link: &Link, at_once: bool, observer: &dyn O
         // psql stopped reading: its end says why.
         (_, Ok(false)) => Ok(None),
         (Ok(total), Ok(true)) => {
-            restored.and_then(|_| checks::script_is_whole(&plan.origin.name, scanner)).map(|()| total)
+            restored.and_then(|_| checks::script_is_whole(&plan.origin.name, scanner)).map(|_| total)
         }
         (Err(error), _) | (_, Err(error)) => Err(error),
     };

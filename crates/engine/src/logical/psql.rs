@@ -38,7 +38,12 @@ impl Psql {
 
     /// Ends it, behind everything that it was given: bytes, or nothing where it read no further. What was done counts only
     /// from here on. Returns the bytes, and what it remarked.
-    pub(super) async fn end(mut self, given: Result<Option<u64>>) -> Result<(u64, Vec<String>)> {
+    pub(super) async fn end(self, given: Result<Option<u64>>) -> Result<(u64, Vec<String>)> {
+        self.end_with("", given).await
+    }
+
+    /// As [`end`](Self::end), behind `last`.
+    pub(super) async fn end_with(mut self, last: &str, given: Result<Option<u64>>) -> Result<(u64, Vec<String>)> {
         let given = match given {
             Ok(given) => given,
             Err(error) => {
@@ -46,10 +51,10 @@ impl Psql {
                 return Err(error);
             }
         };
-        // Behind a line that has no end, and a statement that lacks its semicolon.
         let commit = if self.at_once { "COMMIT;\n" } else { "" };
         if given.is_some() {
-            self.say(format!("\n;\n{commit}\\echo {}\n", self.mark)).await?;
+            // Behind a line that has no end.
+            self.say(format!("\n{last}{commit}\\echo {}\n", self.mark)).await?;
         }
         let said = self.running.rest().await?;
         let remarks = self.running.end().await?;
