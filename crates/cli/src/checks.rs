@@ -132,6 +132,7 @@ fn subject(written: Written) -> Result<CheckSubject, String> {
         .flatten()
         .collect();
     match (sql, only(expectations)?, only(ready)?) {
+        (Some(sql), ..) if sql.trim().is_empty() => Err("its sql is empty".to_owned()),
         (Some(sql), Some(expect), None) => Ok(CheckSubject::Sql { sql, expect }),
         (None, None, Some(subject)) => Ok(subject),
         (Some(_), None, None) => Err(format!("sql needs one of {EXPECTATIONS}")),
@@ -255,6 +256,7 @@ mod tests {
             assert!(error.contains("check a: ") && error.contains(says), "{text}: {error}");
         };
         check("sql = 'select 1'", "needs one of equals");
+        check("sql = ' '\nempty = true", "its sql is empty");
         check("sql = 'select 1'\nat_least = 1\nat_most = 2", "two predicates");
         check("sql = 'select 1'\nempty = false", "can only be true");
         check("sql = 'select 1'\nwithin = '25 hours'", "25h");

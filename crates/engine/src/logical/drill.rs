@@ -209,7 +209,8 @@ impl<'a> Drill<'a> {
             Subject::Practical(mut plan) => (self.made(&mut plan).await?, Some(plan)),
         };
         self.report.dump.clone_from(&origin.name);
-        self.report.database = origin.details.as_ref().map(|details| details.database.name.clone());
+        let recorded = origin.details.as_ref().map(|details| details.database.name.clone());
+        self.report.database = recorded.or_else(|| origin.toc.as_ref().map(|toc| toc.database.to_lossy()));
         let examined = self.read(&origin).await?;
         origin.was_read = true;
         self.report.remarks.extend(remarks(&origin, &examined));

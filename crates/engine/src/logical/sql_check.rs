@@ -175,7 +175,8 @@ async fn look(connection: &mut Connection, subject: &CheckSubject, made: Option<
 }
 
 async fn ask(connection: &mut Connection, sql: &str, expect: &Expect, made: Option<Timestamp>) -> Result<Seen> {
-    let rows = connection.query(sql).await?;
+    // One statement only: another before it could take the limits of the session away.
+    let rows = connection.query_params(sql, &[]).await?;
     let first = match rows.first() {
         Some(row) if !row.columns().is_empty() => row.text(0)?.map(str::to_owned),
         _ => None,

@@ -175,9 +175,13 @@ async fn dumps_of_stock_programs_are_drilled_in_every_format() {
             let path = stage.path(name);
             stock(&stage, "universe", &[arguments], &path);
             let subject = Subject::Dump(Box::new(stage.file(&path).await.expect("it is opened")));
-            let request = asked(&stage, Vec::new());
+            // An archive says of which database it is, and a script does not.
+            let elsewhere = sql("elsewhere", "select 1", Expect::NotEmpty);
+            let elsewhere = SqlCheck { database: Some("ledger".to_owned()), ..elsewhere };
+            let request = asked(&stage, vec![elsewhere]);
             let report = drilled(&stage, subject, &request).await;
             let report = report.unwrap_or_else(|error| panic!("{name} on {major}: {}", chain(&error)));
+            assert_eq!(report.checks.is_empty(), name != "p", "{name} on {major}: {report:?}");
             report.require().unwrap_or_else(|error| panic!("{name} on {major}: {}", chain(&error)));
             nothing_is_left(&stage, &request.directory).await;
         }
@@ -300,6 +304,15 @@ async fn every_kind_of_check_passes_and_fails_with_the_value_that_it_saw() {
         (sql("within", "select now() - interval '2 days'", Expect::Within(day)), false, "s before the dump"),
         (sql("wrong", "select nonsense", Expect::NotEmpty), false, "nonsense"),
         (sql("writes", "delete from documents returning 1", Expect::NotEmpty), false, "read-only"),
+        (
+            sql(
+                "unbound",
+                "set default_transaction_read_only = off; delete from documents; select 1",
+                Expect::NotEmpty,
+            ),
+            false,
+            "multiple commands",
+        ),
     ];
     let elsewhere = SqlCheck { database: Some(of("ledger")), ..sql("elsewhere", one, Expect::Empty) };
     let all = checks.iter().map(|(check, ..)| check.clone()).chain([elsewhere]).collect();
