@@ -373,7 +373,10 @@ fn a_dump_that_is_not_found_may_have_been_meant_as_a_file() {
     book.asof("verify --dump x.dump").must("verify", 3, &["no file x.dump here, and there is more than one instance"]);
     book.runs("pg_dump -h localhost -p 5432 -d chatbot_dev -Ft --file=all.tar");
     let words = "load all.tar --into prod/chatbot_dev --table chat_message";
-    book.asof(words).must(words, 3, &["all.tar is a tar archive, from which no tables can be chosen"]);
+    book.asof(words).must(words, 3, &["have rows already"]);
+    book.server.psql_in("chatbot_dev", "delete from chat_message where id > 100");
+    book.done(&format!("{words} --on-conflict skip"));
+    assert_eq!(book.server.psql_in("chatbot_dev", "select count(*) from chat_message"), "500");
 }
 
 #[test]
