@@ -703,7 +703,7 @@ fn wait_for(server: &Server, sql: &str, answer: &str) {
 }
 
 #[test]
-fn a_load_that_is_killed_commits_nothing() {
+fn hz_l6_a_load_that_is_killed_commits_nothing() {
     let book = Runbook::open();
     let server = &book.server;
     server.psql("create database original; create database target; create database empty_one");

@@ -129,4 +129,9 @@ pub(crate) const PLANTS: &[Plant] = &[
         "the table of contents is read and nothing else"),
     plant("l4", "asof-engine", "compare", "hz_l4_one_changed_value_is_found_and_its_key_named",
         "digests are not compared"),
+    plant("l5", "asof-engine", "logical",
+        "hz_l5_a_script_that_leaves_the_database_it_is_loaded_into_changes_nothing",
+        "a script is given to psql as it stands"),
+    plant("l6", "asof-cli", "runbook", "hz_l6_a_load_that_is_killed_commits_nothing",
+        "psql commits when its input ends"),
 ];

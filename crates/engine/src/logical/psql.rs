@@ -4,6 +4,8 @@
 
 use std::ffi::OsString;
 
+use asof_world::planted;
+
 use super::load::LoadPlan;
 use super::program::{Link, Running};
 use crate::error::{Error, Result};
@@ -20,7 +22,10 @@ pub(super) struct Psql {
 impl Psql {
     pub(super) async fn start(plan: &LoadPlan, link: &Link, at_once: bool) -> Result<Self> {
         let arguments = ["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1", "--file=-"];
-        let arguments = arguments.into_iter().map(OsString::from).collect();
+        let mut arguments: Vec<OsString> = arguments.into_iter().map(OsString::from).collect();
+        let by_itself = at_once && planted("l6");
+        arguments.extend(by_itself.then(|| "--single-transaction".into()));
+        let at_once = at_once && !by_itself;
         let running = link.start(&plan.world, &plan.client, "psql", arguments).await?;
         let mut psql = Self { running, at_once, mark: format!("asof-{}", plan.world.id()) };
         if at_once {

@@ -39,7 +39,7 @@ async fn victim(major: u32) -> (Stage, String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_script_that_leaves_the_database_it_is_loaded_into_changes_nothing() {
+async fn hz_l5_a_script_that_leaves_the_database_it_is_loaded_into_changes_nothing() {
     for major in majors() {
         let (stage, clean, create) = victim(major).await;
         let server = stage.server();
