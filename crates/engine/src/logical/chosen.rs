@@ -10,7 +10,6 @@ use asof_postgres::pattern::{Pattern, PatternError};
 
 use super::checks::Finding;
 use super::named::Named;
-use super::outcome::schema_of;
 use crate::error::{Error, Result};
 
 /// What happens to a table that exists.
@@ -110,10 +109,9 @@ fn tables_of<'a>(toc: &'a Toc, patterns: &[Pattern]) -> (Vec<&'a Entry>, Vec<Pat
 
 /// The same of a dump that has the rows alone.
 fn rows_of<'a>(toc: &'a Toc, patterns: &[Pattern]) -> (Vec<&'a Entry>, Vec<Pattern>) {
-    let takes = |pattern: &Pattern, entry: &Entry| pattern.matches(schema_of(entry), entry.tag.as_bytes());
     let rows: Vec<&Entry> = toc.entries.iter().filter(|entry| entry.is_table_data()).collect();
-    let unmatched = patterns.iter().filter(|pattern| !rows.iter().any(|entry| takes(pattern, entry))).cloned();
-    let chosen = rows.iter().filter(|entry| patterns.iter().any(|pattern| takes(pattern, entry))).copied();
+    let unmatched = patterns.iter().filter(|pattern| !rows.iter().any(|entry| pattern.takes(entry))).cloned();
+    let chosen = rows.iter().filter(|entry| patterns.iter().any(|pattern| pattern.takes(entry))).copied();
     (chosen.collect(), unmatched.collect())
 }
 

@@ -6,7 +6,6 @@ use std::collections::{HashMap, HashSet};
 use asof_postgres::archive::Text;
 use asof_postgres::archive::plain::{Ending, PlainScanner, TableRows};
 use asof_postgres::archive::stream::Summary;
-use asof_postgres::archive::toc::Entry;
 use asof_world::planted;
 
 use super::members::with_data;
@@ -33,7 +32,7 @@ impl Contents {
                 contents.large_objects += block.large_objects;
                 if !entry.is_large_objects() {
                     let len = block.plain_bytes.unwrap_or(block.range.end - block.range.start);
-                    let record = TableRecord::named(schema_of(entry), entry.tag.as_bytes(), block.rows, len);
+                    let record = TableRecord::named(entry.schema(), entry.tag.as_bytes(), block.rows, len);
                     contents.tables.push((entry.object_oid, record));
                 }
             }
@@ -81,11 +80,6 @@ impl Contents {
             record.estimate = u64::try_from(table.estimate).ok();
         }
     }
-}
-
-/// The schema of an entry; of what has none it is empty.
-pub(super) fn schema_of(entry: &Entry) -> &[u8] {
-    entry.namespace.as_ref().map_or(&[], Text::as_bytes)
 }
 
 /// Fails when a table has rows that the dump should have and has not.

@@ -7,7 +7,7 @@ use asof_postgres::archive::directory::{DataFileDecoder, MemberKind, members, pa
 use asof_postgres::archive::tar::{TOC_MEMBER, TarDecoder, TarPiece};
 use asof_postgres::archive::toc::{ArchiveFormat, Toc};
 
-use super::outcome::{Contents, schema_of};
+use super::outcome::Contents;
 use super::record::TableRecord;
 
 /// Longer lists are not read into memory.
@@ -135,7 +135,7 @@ impl Members {
                 let found = decoder.finish().map_err(|error| error.to_string())?;
                 let toc = self.toc.as_ref().expect("members are promised by it");
                 let entry = toc.entry(dump_id).expect("a member belongs to an entry");
-                let record = TableRecord::named(schema_of(entry), entry.tag.as_bytes(), found.rows, found.plain_bytes);
+                let record = TableRecord::named(entry.schema(), entry.tag.as_bytes(), found.rows, found.plain_bytes);
                 self.contents.tables.push((entry.object_oid, record));
             }
             Current::Passed => {}

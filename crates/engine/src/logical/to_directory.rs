@@ -11,7 +11,7 @@ use futures::future::join;
 
 use super::dump::{DumpRequest, Dumped, Plan};
 use super::members::TOC_LIMIT;
-use super::outcome::{Contents, schema_of};
+use super::outcome::Contents;
 use super::record::TableRecord;
 use super::said::tell;
 use super::to_file::{Making, arguments, sha256};
@@ -67,7 +67,7 @@ pub(super) fn read_back(files: &dyn Files, directory: &Path) -> Result<ReadBack>
             kind => {
                 let found = read.file(files, &path, kind, compression)?;
                 let entry = toc.entry(member.dump_id).expect("a member belongs to an entry");
-                let record = TableRecord::named(schema_of(entry), entry.tag.as_bytes(), found.rows, found.plain_bytes);
+                let record = TableRecord::named(entry.schema(), entry.tag.as_bytes(), found.rows, found.plain_bytes);
                 read.contents.tables.push((entry.object_oid, record));
             }
         }

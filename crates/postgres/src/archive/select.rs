@@ -36,16 +36,14 @@ impl Pattern {
     /// Exactly the relation that an entry is of.
     #[must_use]
     pub fn of_entry(entry: &Entry) -> Self {
-        Self::exactly(schema(entry), entry.tag.as_bytes())
+        Self::exactly(entry.schema(), entry.tag.as_bytes())
     }
 
-    fn takes(&self, entry: &Entry) -> bool {
-        self.matches(schema(entry), entry.tag.as_bytes())
+    /// Whether the relation that an entry is of is meant.
+    #[must_use]
+    pub fn takes(&self, entry: &Entry) -> bool {
+        self.matches(entry.schema(), entry.tag.as_bytes())
     }
-}
-
-fn schema(entry: &Entry) -> &[u8] {
-    entry.namespace.as_ref().map_or(&[], Text::as_bytes)
 }
 
 /// What brings the chosen tables back.
@@ -308,7 +306,7 @@ impl<'a> Index<'a> {
             return Vec::new();
         }
         let attached = self.toc.entries.iter().filter(|entry| entry.desc == "INDEX ATTACH");
-        let attached: HashSet<(&[u8], &[u8])> = attached.map(|entry| (schema(entry), entry.tag.as_bytes())).collect();
+        let attached: HashSet<(&[u8], &[u8])> = attached.map(|entry| (entry.schema(), entry.tag.as_bytes())).collect();
         let of_partition = |entry: &&Entry| self.owner(entry).is_some_and(|it| it.dump_id == partition.dump_id);
         let is_part = |entry: &&Entry| self.index_name(entry).is_some_and(|name| attached.contains(&name));
         self.toc.entries.iter().filter(of_partition).filter(is_part).collect()
@@ -322,7 +320,7 @@ impl<'a> Index<'a> {
             b"CONSTRAINT" => entry.tag.0.strip_prefix(self.owner(entry)?.tag.as_bytes())?.strip_prefix(b" ")?,
             _ => return None,
         };
-        Some((schema(entry), name))
+        Some((entry.schema(), name))
     }
 
     /// Indexes that are parts of selected ones. Their dependencies are also those of the indexes, up to the root (`getDependencies` and
@@ -333,9 +331,9 @@ impl<'a> Index<'a> {
         let goes = |entry: &&Entry| {
             let parent = entry.definition.as_ref().and_then(|sql| qualified_name(sql.0.strip_prefix(b"ALTER INDEX ")?));
             parent.is_some_and(|(parent, _)| {
-                let above = parent.namespace.as_ref().map_or(schema(entry), Text::as_bytes);
+                let above = parent.namespace.as_ref().map_or(entry.schema(), Text::as_bytes);
                 there.contains(&(above, parent.name.as_bytes()))
-                    && there.contains(&(schema(entry), entry.tag.as_bytes()))
+                    && there.contains(&(entry.schema(), entry.tag.as_bytes()))
             })
         };
         let attached = self.toc.entries.iter().filter(|entry| entry.desc == "INDEX ATTACH").filter(goes);

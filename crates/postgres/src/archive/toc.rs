@@ -210,6 +210,12 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The schema that it lies in; of what lies in none it is empty.
+    #[must_use]
+    pub fn schema(&self) -> &[u8] {
+        self.namespace.as_ref().map_or(&[], Text::as_bytes)
+    }
+
     /// It holds the rows of a table.
     #[must_use]
     pub fn is_table_data(&self) -> bool {
