@@ -204,6 +204,11 @@ impl<'a> Drill<'a> {
 
     /// Everything up to a server that holds the dump.
     async fn loaded(&mut self, subject: Subject) -> Result<Loaded> {
+        if let Subject::Practical(plan) = &subject {
+            // Also when there will be no dump.
+            self.report.dump.clone_from(&plan.database().name);
+            self.report.database = Some(plan.database().name.clone());
+        }
         let (mut origin, original) = match subject {
             Subject::Dump(origin) => (*origin, None),
             Subject::Practical(mut plan) => (self.made(&mut plan).await?, Some(plan)),

@@ -70,7 +70,8 @@ impl Checkup<'_> {
                 );
             }
             Ok(reasons) => {
-                let next = "grant them (pg_read_all_data from 14 on; BYPASSRLS for row security), or dump as the owner";
+                let next = "grant them (tables and sequences: pg_read_all_data from 14 on; each large object by itself; row security: \
+                            BYPASSRLS), or dump as the owner";
                 self.add("dump rights", failed, format!("{name}: {}; {next}", reasons.join("; ")));
             }
         }
