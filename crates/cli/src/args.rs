@@ -44,7 +44,7 @@ pub(crate) enum Command {
     /// It is that one moment of one database: WAL cannot be replayed on it, and roles and tablespaces are in it only with
     /// --globals. `asof backup create` protects the whole instance up to the last second.
     Dump(Dump),
-    /// Load a dump into a running instance: one of the repository, or a file that pg_dump or pg_dumpall wrote.
+    /// Load a dump into a running instance: one of the repository, or a file that pg_dump wrote.
     Load(Load),
     /// Write a logical backup as a stock file, outside of the repository and not encrypted.
     Export(Export),

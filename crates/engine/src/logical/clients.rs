@@ -90,10 +90,8 @@ impl Clients {
     /// `Refused`, with what was found and where was looked.
     pub fn to_load(&self, maker: Option<u32>, server: Major) -> Result<&Client> {
         let Some(maker) = maker else {
-            return self.at_least(server.number()).or(self.found.last()).ok_or_else(|| {
-                let what = format!("no client programs were found: {}", self.described("newer or equal"));
-                self.missing(what, server.number())
-            });
+            let any = self.at_least(server.number()).or(self.found.last());
+            return any.ok_or_else(|| self.missing(self.described("newer or equal"), server.number()));
         };
         let wanted = maker.max(server.number());
         // An older server is loaded best by its own programs, and only the dump may force newer ones on it.

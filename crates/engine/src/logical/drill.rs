@@ -350,6 +350,7 @@ impl<'a> Drill<'a> {
     async fn load(&mut self, origin: Origin) -> Result<()> {
         let began = self.world.monotonic();
         let request = LoadRequest {
+            // Of a script nothing can be left out.
             no_tablespaces: !origin.is_script(),
             jobs: self.request.jobs,
             locale: self.request.locale.clone(),

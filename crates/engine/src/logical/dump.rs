@@ -394,7 +394,7 @@ async fn plain(
     shelving.begin(SQL);
     let pumped = pump(&mut running.output, async |piece| {
         let piece = script.look(piece).await?;
-        observer.event(Event::Advance(script.news()));
+        script.tell(observer);
         shelving.write(&piece).await?;
         Ok(piece)
     });

@@ -10,6 +10,7 @@ use asof_world::World;
 
 use super::outcome::Contents;
 use crate::error::{Error, Result};
+use crate::progress::{Event, Observer};
 
 /// A script that is being looked at.
 pub(super) struct Script {
@@ -44,9 +45,10 @@ impl Script {
         Ok(bytes)
     }
 
-    /// How many bytes of SQL have come since it was asked last.
-    pub(super) fn news(&mut self) -> u64 {
-        std::mem::take(&mut self.inside.as_mut().expect("one piece is looked at at a time").news)
+    /// Says how far it is.
+    pub(super) fn tell(&mut self, observer: &dyn Observer) {
+        let inside = self.inside.as_mut().expect("one piece is looked at at a time");
+        observer.event(Event::Advance(std::mem::take(&mut inside.news)));
     }
 
     /// What the script was.

@@ -20,7 +20,7 @@ use super::record::Format;
 use super::script::Script;
 use super::watched::Watched;
 use crate::error::{Error, Result};
-use crate::progress::{Event, Observer};
+use crate::progress::Observer;
 
 /// Files that are being written under names that nobody takes for a dump.
 pub(super) struct Making {
@@ -236,7 +236,7 @@ async fn plain(plan: &Plan, making: &mut Making, request: &DumpRequest, observer
     let (mut script, mut sha) = (Script::new(&plan.world), Sha::new(&SHA256));
     let pumped = pump(&mut running.output, async |piece| {
         let piece = script.look(piece).await?;
-        observer.event(Event::Advance(script.news()));
+        script.tell(observer);
         sha.update(&piece);
         file.write(piece).await
     });

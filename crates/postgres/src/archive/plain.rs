@@ -96,7 +96,7 @@ pub struct PlainSummary {
 /// Something in a script that does more than fill one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// Its beginning, such as `DROP DATABASE` or `\\connect shop`.
+    /// Its beginning, such as `DROP DATABASE` or `\connect shop`.
     pub what: String,
     /// Behind so many bytes it has ended.
     pub at: u64,

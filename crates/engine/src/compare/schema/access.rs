@@ -84,7 +84,9 @@ SELECT object, NULL, NULL, NULL,
   how || ' ' || whom, string_agg(privilege_type, ', ' ORDER BY privilege_type) || ' ' || how || ' ' || whom
 FROM entries CROSS JOIN LATERAL (SELECT CASE how WHEN 'granted' THEN 'to ' ELSE 'from ' END
   || CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS whom) w
-WHERE NOT (how = 'granted' AND grantee = 0 AND privilege_type = 'SELECT' AND object ~ '^relation \"?information_schema\"?[.]') AND privilege_type <> '$unknown_privilege' GROUP BY object, how, whom";
+WHERE privilege_type <> '$unknown_privilege'
+  AND NOT (how = 'granted' AND grantee = 0 AND privilege_type = 'SELECT' AND object ~ '^relation \"?information_schema\"?[.]')
+GROUP BY object, how, whom";
 
 pub(super) const DEFAULT_PRIVILEGES: &str = "
 SELECT (pg_identify_object('pg_default_acl'::regclass, d.oid, 0)).identity, NULL, NULL, NULL,
