@@ -2,12 +2,12 @@
 
 mod support;
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use asof_testkit::{Options, Server, Volume};
 use serde_json::Value;
 
-use support::{Desk, json, protected};
+use support::{Desk, Running, json, protected};
 
 /// How often it is looked; a tenth of a second lies between two looks.
 const LOOKS: usize = 600;
@@ -144,14 +144,4 @@ fn what_was_dumped_of_a_server_whose_files_are_backed_up_is_checked_as_well() {
     assert!(state == "ok" && text.starts_with("postgres: "), "{state} {text}");
     assert_eq!(finding(&desk, "clients").0, "ok");
     drop(server);
-}
-
-/// Ends when the test does.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use asof_testkit::Server;
 
-use support::{Desk, json, with_server};
+use support::{Desk, Running, json, with_server};
 
 const CHAT: &str = "
 create role owner_of_all; create table documents (id int primary key, created_at timestamptz default now());
@@ -237,18 +237,19 @@ fn a_drill_that_is_killed_is_named_by_the_next_and_one_that_is_interrupted_leave
     for (signal, code) in [("INT", Some(130)), ("TERM", Some(130)), ("KILL", None)] {
         let mut command = desk.command();
         command.env("PATH", programs(&server)).env("TMPDIR", temporary(&desk)).args(["drill", "--dump", "first"]);
-        let mut running = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut running = Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts"));
         // It says what it begins; a server runs by then.
         let (mut said, mut piece) = (String::new(), [0; 256]);
-        let stderr = running.stderr.as_mut().expect("piped");
+        let stderr = running.0.stderr.as_mut().expect("piped");
         while !said.contains("starting it") {
             let read = stderr.read(&mut piece).expect("a pipe can be read");
             assert!(read > 0, "{said}");
             said.push_str(&String::from_utf8_lossy(&piece[..read]));
         }
-        let kill = std::process::Command::new("kill").args([&format!("-{signal}"), &running.id().to_string()]).status();
+        let kill =
+            std::process::Command::new("kill").args([&format!("-{signal}"), &running.0.id().to_string()]).status();
         assert!(kill.expect("kill runs").success());
-        assert_eq!(running.wait().expect("it ends").code(), code, "{signal}");
+        assert_eq!(running.0.wait().expect("it ends").code(), code, "{signal}");
         if signal != "KILL" {
             assert_eq!(left_in(&desk), Vec::<PathBuf>::new(), "{signal}");
         }

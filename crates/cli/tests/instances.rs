@@ -4,11 +4,11 @@ mod support;
 
 use std::fs;
 use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use asof_testkit::{Options, Server};
 
-use support::{Desk, json, protected, with_server};
+use support::{Desk, Running, json, protected, with_server};
 
 #[test]
 fn rights_are_printed_before_an_instance_is_added() {
@@ -132,16 +132,6 @@ fn a_receiver_with_a_spool_says_where_it_acknowledges_from_and_shares_it_with_no
     let said = desk.read("receiver.log");
     assert!(said.contains("acknowledging from the spool") && said.contains("stopped; WAL is stored up to"), "{said}");
     assert_eq!(json(&desk.done("status --json"))[0]["spool_bytes"], 0, "all of it is in the repository");
-}
-
-/// Ends when the test does.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use asof_testkit::{Moto, Options, Server};
 
-use support::{Desk, Said, json};
+use support::{Desk, Running, Said, json};
 
 const CHATBOT: &str = "
 create table documents_document (id bigserial primary key, title text not null, created_at timestamptz not null default now());
@@ -717,25 +717,25 @@ fn hz_l6_a_load_that_is_killed_commits_nothing() {
     {
         let mut holder = server.tool("psql");
         holder.args(["-XAtq", "-d", "postgres"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = holder.spawn().expect("psql runs");
+        let mut holder = Running(holder.spawn().expect("psql runs"));
         // Advisory locks are of one database.
         let database = words.split("prod/").nth(1).and_then(|rest| rest.split(' ').next()).expect("it is named");
         let lock = format!("\\connect {database}\nselect pg_advisory_lock(7);\nselect 'held';\n");
-        holder.stdin.as_mut().expect("it is piped").write_all(lock.as_bytes()).expect("it reads");
+        holder.0.stdin.as_mut().expect("it is piped").write_all(lock.as_bytes()).expect("it reads");
         let (mut said, mut piece) = (String::new(), [0; 64]);
         while !said.contains("held") {
-            let read = holder.stdout.as_mut().expect("it is piped").read(&mut piece).expect("it answers");
+            let read = holder.0.stdout.as_mut().expect("it is piped").read(&mut piece).expect("it answers");
             assert!(read > 0, "{said}");
             said.push_str(&String::from_utf8_lossy(&piece[..read]));
         }
         let mut command = book.desk.command();
         command.args(words.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut loading = command.spawn().expect("it starts");
+        let mut loading = Running(command.spawn().expect("it starts"));
         wait_for(server, "select count(*) from pg_locks where locktype = 'advisory' and not granted", "1");
-        loading.kill().expect("it is killed");
-        assert_eq!(loading.wait().expect("it ends").code(), None);
-        drop(holder.stdin.take());
-        assert!(holder.wait().expect("it ends").success());
+        loading.0.kill().expect("it is killed");
+        assert_eq!(loading.0.wait().expect("it ends").code(), None);
+        drop(holder.0.stdin.take());
+        assert!(holder.0.wait().expect("it ends").success());
         let others =
             format!("select count(*) from pg_stat_activity where datname = '{database}' and pid <> pg_backend_pid()");
         wait_for(server, &others, "0");
